@@ -1,0 +1,1 @@
+"""How methods meet one training step; knows no method, no host and no task."""

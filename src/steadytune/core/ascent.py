@@ -1,0 +1,86 @@
+"""Projected gradient ascent on a perturbation of the embeddings (SMART, algorithm 1, lines 6 to 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steadytune.core.errors import HostError
+
+Projection = Literal["linf", "token"]
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    radius: float,
+    projection: Projection = "linf",
+) -> tuple[Tensor, Tensor]:
+    """Climb from ``start`` and return where the perturbation ends, detached.
+
+    - ``"linf"`` (the paper): ``delta = clip(delta + eta * g / ||g||_inf, -radius, radius)``, the norm over each whole
+      sentence.
+    - ``"token"`` (the released code): ``delta = radius * d / ||d||_inf`` with ``d = delta + eta * g``, the norm over
+      each token's vector and the gradient as it is.
+
+    Only the gradient to ``delta`` is taken: ``p.grad`` of the weights stays as it was.
+
+    Args:
+        objective: maps ``delta`` to the scalar to increase; it is called once per step.
+        start: ``(batch, length, width)``.
+        steps: number of ascent steps K, at least 1.
+        step_size: eta.
+        radius: epsilon, the largest entry that the result may have.
+        projection: see above.
+
+    Returns:
+        The perturbation, and how many examples had a non-finite one; theirs is set to zero.
+
+    Raises:
+        HostError: the model uses reentrant checkpointing, through which no such gradient can be taken.
+
+    >>> delta, _ = ascend(lambda d: d.sum(), torch.zeros(1, 1, 2), steps=1, step_size=1.0, radius=0.5)
+    >>> delta
+    tensor([[[0.5000, 0.5000]]])
+    """
+    delta = start.detach()
+    for _ in range(steps):
+        delta.requires_grad_(True)
+        (gradient,) = _gradient(objective(delta), delta)
+        delta = delta.detach()
+        if projection == "linf":
+            direction = gradient / _largest(gradient, dims=tuple(range(1, gradient.dim())))
+            delta = (delta + step_size * direction).clamp(-radius, radius)
+        else:
+            moved = delta + step_size * gradient
+            delta = radius * moved / _largest(moved, dims=(-1,))
+    return _without_non_finite(delta)
+
+
+def _gradient(value: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
+    try:
+        return torch.autograd.grad(value, delta)
+    except RuntimeError as error:
+        if "checkpoint" in str(error).lower():
+            raise HostError(
+                "Reentrant gradient checkpointing gives no gradient to the embeddings: "
+                "set gradient_checkpointing_kwargs={'use_reentrant': False}."
+            ) from error
+        raise
+
+
+def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    # The smallest normal number keeps 0 / 0 (no gradient: stay) away and changes no other quotient.
+    return x.abs().amax(dims, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _without_non_finite(delta: Tensor) -> tuple[Tensor, Tensor]:
+    finite = torch.isfinite(delta).flatten(1).all(1)
+    keep = finite.view(-1, *[1] * (delta.dim() - 1))
+    return torch.where(keep, delta, delta.new_zeros(())), (~finite).sum()

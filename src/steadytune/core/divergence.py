@@ -1,0 +1,93 @@
+"""The distance l_s between two outputs of a model, chosen by what the head predicts (SMART, section 2.1).
+
+All of them are computed in at least float32 and return one value per item, without any mean.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from steadytune.core.errors import HostError
+
+Prediction = Literal["classification", "regression", "multi_label"]
+
+
+def symmetric_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """KL(P||Q) + KL(Q||P) of two categorical distributions, a sum and not a mean, in nats.
+
+    Equals ``sum_c (p_c - q_c) (log p_c - log q_c)``, which is never negative and is exactly 0 for equal logits.
+
+    Args:
+        p_logits: ``(..., classes)``.
+        q_logits: ``(..., classes)``.
+
+    Returns:
+        ``(...)``, at least float32; gradients flow to both arguments.
+
+    >>> symmetric_kl(torch.zeros(1, 3), torch.zeros(1, 3))
+    tensor([0.])
+    """
+    log_p = functional.log_softmax(_at_least_float32(p_logits), dim=-1)
+    log_q = functional.log_softmax(_at_least_float32(q_logits), dim=-1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
+def bernoulli_symmetric_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """KL(P||Q) + KL(Q||P) of independent yes/no labels, one value per label, in nats.
+
+    >>> bernoulli_symmetric_kl(torch.zeros(2, 3), torch.zeros(2, 3)).shape
+    torch.Size([2, 3])
+    """
+    p_logits, q_logits = _at_least_float32(p_logits), _at_least_float32(q_logits)
+    # log-odds differ by exactly the difference of the logits: (p - q) (logit p - logit q).
+    return (p_logits.sigmoid() - q_logits.sigmoid()) * (p_logits - q_logits)
+
+
+def squared_difference(p: Tensor, q: Tensor) -> Tensor:
+    """(p - q)^2 for every output of a regression head.
+
+    >>> squared_difference(torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+    tensor([[4.]])
+    """
+    return (_at_least_float32(p) - _at_least_float32(q)).square()
+
+
+def divergence(prediction: Prediction, p: Tensor, q: Tensor) -> Tensor:
+    """The paper's l_s for the given kind of prediction, one value per item."""
+    if prediction == "regression":
+        return squared_difference(p, q)
+    if prediction == "multi_label":
+        return bernoulli_symmetric_kl(p, q)
+    return symmetric_kl(p, q)
+
+
+def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Prediction:
+    """Tell what a head predicts, by the rules of Transformers (``config.problem_type``, else labels and width).
+
+    Raises:
+        HostError: the model is of a kind whose logits have no divergence here yet.
+    """
+    config = getattr(model, "config", None)
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        return "regression"
+    if problem == "multi_label_classification":
+        return "multi_label"
+    if problem is None and logits.dim() == 2 and logits.shape[-1] == 1:
+        return "regression"
+    if problem is None and labels is not None and labels.is_floating_point():
+        return "multi_label"
+    if logits.dim() > 2 and (labels is None or labels.shape != logits.shape[:-1]):
+        raise HostError(
+            f"{type(model).__name__} gives logits of shape {tuple(logits.shape)}, one prediction per position, "
+            "without one label per position: such heads are not supported yet."
+        )
+    return "classification"
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,44 @@
+"""The errors a user can cause, each one clear line: what was wrong, where, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SteadytuneError(Exception):
+    """Base of every error that a user can mend; the command line prints it as one line and exits with status 2."""
+
+
+class MethodError(SteadytuneError, ValueError):
+    """A method's setting is out of range, two methods conflict, or a method would have no effect."""
+
+
+class HostError(SteadytuneError, RuntimeError):
+    """The model or the training loop lacks something that a method needs."""
+
+
+class CheckpointError(SteadytuneError, RuntimeError):
+    """A checkpoint does not belong to this stack, or holds no state for it."""
+
+
+class DataError(SteadytuneError, ValueError):
+    """A data file or a row of it cannot be used; the message names file, row and column."""
+
+
+class SettingsError(SteadytuneError, ValueError):
+    """A setting of the command line or of a configuration file is unknown or out of range."""
+
+
+class ModelNotFoundError(SteadytuneError, RuntimeError):
+    """A model was found neither in a folder nor in the cache nor on the Hub."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, or an empty string.
+
+    >>> did_you_mean("smrat", ["smart", "noisytune"])
+    " Did you mean 'smart'?"
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

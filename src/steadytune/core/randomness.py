@@ -1,0 +1,71 @@
+"""Which random numbers a pass uses: the ones of the clean pass again, or fresh ones, never the host's next ones.
+
+Every extra pass runs on a stream of its own, so the host's random state after a step is what plain training would
+have left: the same dropout masks and the same data order with or without a method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Derive a 63-bit seed from integers and strings; the same parts give the same seed in every process.
+
+    >>> derive_seed(0, "bert.pooler.weight") == derive_seed(0, "bert.pooler.weight")
+    True
+    """
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """A snapshot of the generators that dropout on a device draws from."""
+
+    cpu: Tensor
+    device: torch.device
+    on_device: Tensor | None
+
+    @classmethod
+    def capture(cls, device: torch.device) -> RandomState:
+        """Take a snapshot for the given device."""
+        on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.get_rng_state(), device, on_device)
+
+    def restore(self) -> None:
+        """Set the generators back to the snapshot."""
+        torch.set_rng_state(self.cpu)
+        if self.on_device is not None:
+            torch.cuda.set_rng_state(self.on_device, self.device)
+
+
+@contextmanager
+def replayed(state: RandomState) -> Iterator[None]:
+    """Run a block on the random numbers of ``state``, then continue as if it had drawn nothing."""
+    before = RandomState.capture(state.device)
+    state.restore()
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+@contextmanager
+def fresh(seed: int, device: torch.device) -> Iterator[None]:
+    """Run a block on the stream of ``seed``, then continue as if it had drawn nothing."""
+    before = RandomState.capture(device)
+    try:
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+    finally:
+        before.restore()

@@ -1,0 +1,51 @@
+"""How unreduced values become a term of the loss: the host's denominator, never the method's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PerItem:
+    """Unreduced values of a loss term, with one weight per supervised item.
+
+    An item is what the task loss averages over: an example for classification, one output for regression and
+    multi-label classification, a labelled token for tagging. Because a method returns values and never a mean,
+    a wrong scale cannot be written down.
+
+    Attributes:
+        values: non-negative values, any shape.
+        weights: same shape; 1 for a supervised item, 0 for an ignored one (label -100).
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.weights.shape:
+            raise ValueError(f"values {tuple(self.values.shape)} and weights {tuple(self.weights.shape)} differ")
+
+    def total(self) -> Tensor:
+        """Sum over the supervised items.
+
+        >>> PerItem(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 1.0])).total()
+        tensor(5.)
+        """
+        # `where` and not a product: an ignored item that is infinite must not turn the sum into NaN.
+        return torch.where(self.weights > 0, self.values * self.weights, self.values.new_zeros(())).sum()
+
+    def count(self) -> Tensor:
+        """Number of supervised items, at least 1."""
+        return self.weights.sum().clamp_min(1)
+
+    def reduce(self, denominator: Tensor | float | None = None) -> Tensor:
+        """Divide the sum by the denominator of the task loss.
+
+        Args:
+            denominator: items of the accumulated batch where the host normalises over it; ``None`` for the items
+                of this micro-batch.
+        """
+        return self.total() / (self.count() if denominator is None else denominator)

@@ -1,0 +1,111 @@
+"""The tap: adds a perturbation to the word embeddings, where they really run.
+
+A forward hook on the embedding module, never ``inputs_embeds``, which is refused by encoder-decoders and changes the
+clean logits of several decoders. The hook is there only while a pass runs, so the model always leaves as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from steadytune.core.errors import HostError
+from steadytune.core.precision import precision_now
+
+
+def word_embedding(model: nn.Module) -> nn.Module:
+    """Return the module that embeds the input words; for encoder-decoders, the encoder's.
+
+    Raises:
+        HostError: the model has no ``get_input_embeddings``.
+    """
+    source = model
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+        source = model.get_encoder()  # pyright: ignore[reportCallIssue]
+    try:
+        found = source.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    except (AttributeError, NotImplementedError):
+        found = None
+    if not isinstance(found, nn.Module):
+        raise HostError(
+            f"{type(model).__name__} does not say which module embeds its words: "
+            "it needs a get_input_embeddings() that returns it."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The embeddings of one pass: ``(batch, length, width)``, their type and device, the type the pass computes in."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    precision: torch.dtype
+
+
+class Tap:
+    """Watches and perturbs the output of one embedding module.
+
+    Example:
+        >>> embedding = nn.Embedding(5, 2)
+        >>> tap = Tap(embedding)
+        >>> ids = torch.tensor([[1, 2]])
+        >>> with tap.watching():
+        ...     clean = embedding(ids)
+        >>> with tap.perturbing(torch.ones(tap.seen.shape)):
+        ...     bool((embedding(ids) == clean + 1).all())
+        True
+    """
+
+    def __init__(self, embedding: nn.Module) -> None:
+        self.embedding = embedding
+        self._seen: Seen | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Record the shape, type and device of the embeddings while a clean pass runs."""
+        with self._hook(lambda _output: None):
+            yield
+
+    @contextmanager
+    def perturbing(self, delta: Tensor) -> Iterator[None]:
+        """Add ``delta`` to the embeddings while a pass runs.
+
+        Raises:
+            HostError: the pass ended and the embedding never ran, so ``delta`` had no effect.
+        """
+        with self._hook(lambda output: output + delta.to(output.dtype)):
+            yield
+        _ = self.seen
+
+    @contextmanager
+    def _hook(self, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        def forward_hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+            self._seen = Seen(output.shape, output.dtype, output.device, precision_now(output))
+            return change(output)
+
+        self._seen = None
+        handle = self.embedding.register_forward_hook(forward_hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @property
+    def seen(self) -> Seen:
+        """What the last pass looked like at the embeddings.
+
+        Raises:
+            HostError: the embeddings did not run in it.
+        """
+        if self._seen is None:
+            raise HostError(
+                "The word embeddings never ran in the forward pass, so a perturbation would have no effect: "
+                "pass token ids (not inputs_embeds), and a model whose get_input_embeddings() is the module it uses."
+            )
+        return self._seen

@@ -1,0 +1,185 @@
+"""The Trainer of Transformers as a host: a mixin for any Trainer, and `SteadyTrainer`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from steadytune.core.errors import CheckpointError, HostError
+from steadytune.core.explain import Explanation
+from steadytune.core.stack import MethodOrMethods, Stack
+from steadytune.core.state import FILE_NAME
+from steadytune.hosts.loss_scaling import scales_by_items
+
+logger = logging.getLogger("steadytune")
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class _StackCallback(TrainerCallback):
+    """Tells the stack how long the training is, and saves its state at the end of each checkpoint."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 - Transformers' signature
+        self.stack.total_updates = state.max_steps
+
+    def on_save(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 - Transformers' signature
+        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            self.stack.save(folder)
+
+
+class SteadyMixin(_Base):
+    """Gives any Trainer the argument ``methods``: ``class MyTrainer(SteadyMixin, SFTTrainer)``.
+
+    The Trainer's own loss *is* the clean pass, so label smoothing and custom losses keep working. Terms are divided
+    by exactly what the Trainer divides the task loss by. The weight noise comes before the optimizer; teachers are
+    saved in every checkpoint and a resumed run continues bit for bit on the CPU.
+
+    Args:
+        methods: methods, or groups of them such as ``smart()``.
+        args: everything else goes to the Trainer.
+
+    Raises:
+        MethodError: two methods conflict.
+        HostError: the model lacks what a method needs, or runs under ``nn.DataParallel``.
+    """
+
+    def __init__(self, *args: Any, methods: Iterable[MethodOrMethods] = (), **kwargs: Any) -> None:
+        stack = Stack(methods)
+        super().__init__(*args, **kwargs)
+        stack.seed = self.args.seed
+        self.stack = stack
+        self._resume_folder: str | None = None
+        self._noised_model: nn.Module | None = None
+        self._scaling_is_probed = False
+        self.add_callback(_StackCallback(stack))
+
+    def explain(self) -> Explanation:
+        """Passes per step, memory, what each method touches, and how far the weights move; before or after `train`."""
+        return self.stack.explain(self.accelerator.unwrap_model(self.model))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; see there for the arguments.
+
+        Raises:
+            CheckpointError: the checkpoint to resume from has no state of these methods.
+        """
+        if self.stack.methods and self.args.n_gpu > 1:
+            raise HostError(
+                f"nn.DataParallel over {self.args.n_gpu} GPUs is not supported: start with `torchrun` or "
+                "`accelerate launch`, or show one GPU only (CUDA_VISIBLE_DEVICES=0)."
+            )
+        self._resume_folder = self._folder_to_resume(resume_from_checkpoint)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.stack.close()
+
+    def _folder_to_resume(self, resume: str | bool | None) -> str | None:
+        if not resume:
+            return None
+        folder = get_last_checkpoint(self.args.output_dir or "") if isinstance(resume, bool) else str(resume)
+        if folder is not None and self.stack.methods and not (Path(folder) / FILE_NAME).is_file():
+            raise CheckpointError(
+                f"{folder} holds no {FILE_NAME}: it was written without steadytune or not to its end. "
+                "Resume from an earlier checkpoint, or start a new run."
+            )
+        return folder
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Perturb the weights and copy the teachers, then create the optimizer as the Trainer does."""
+        model = self.accelerator.unwrap_model(self.model)
+        resume_from = self._resume_folder if self._has_state(self._resume_folder) else None
+        first_time = self._noised_model is not model and self._resume_folder is None
+        self.stack.prepare(model, perturb=first_time, resume_from=resume_from)
+        self._noised_model = model
+        optimizer = super().create_optimizer(*args, **kwargs)
+        self.stack.watch(optimizer)
+        return optimizer
+
+    @staticmethod
+    def _has_state(folder: str | None) -> bool:
+        return folder is not None and (Path(folder) / FILE_NAME).is_file()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The Trainer's loss plus the terms of all methods; in evaluation the Trainer's loss alone."""
+        if not model.training:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
+            )
+        num_items_in_batch = self._repair_scaling(model, inputs, num_items_in_batch)
+        batch = dict(inputs)  # the Trainer takes the labels out of what it is given
+        with self.stack.clean_pass() as clean:
+            loss, outputs = super().compute_loss(
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
+            )
+        loss = self.stack.add_terms(
+            loss, outputs, clean, model=model, inputs=batch, denominator=self._denominator(num_items_in_batch)
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def _denominator(self, num_items_in_batch: Tensor | int | None) -> Tensor | float | None:
+        """Items that the Trainer divides by, where it normalises over the accumulated batch itself."""
+        scaled = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+        if num_items_in_batch is None or not scaled or getattr(self, "loss_is_scaled_for_ga", None) is False:
+            return None
+        copies = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return torch.as_tensor(num_items_in_batch, device=self.args.device) / copies
+
+    def _repair_scaling(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> Any:
+        """Find out once whether the loss heeds the number of items, and tell the Trainer (transformers#47688)."""
+        if self._scaling_is_probed or items is None:
+            return None if getattr(self, "loss_is_scaled_for_ga", None) is False else items
+        self._scaling_is_probed = True
+        parent: Any = super()
+        if not scales_by_items(
+            lambda batch, n: parent.compute_loss(model, batch, num_items_in_batch=n), model, inputs
+        ):
+            self.model_accepts_loss_kwargs = False
+            self.loss_is_scaled_for_ga = False
+            if self.args.gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1:
+                logger.warning(
+                    "The loss of %s is an average over each micro-batch, but the Trainer takes it for a sum over the "
+                    "accumulated batch and would multiply gradients by %d (transformers#47688). Repaired here.",
+                    type(self.accelerator.unwrap_model(model)).__name__,
+                    self.args.gradient_accumulation_steps * self.accelerator.num_processes,
+                )
+            return None
+        return items
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does, with the mean of each unweighted term since the last training log."""
+        if "loss" in logs:
+            logs |= self.stack.take_logs()
+        super().log(logs, *args, **kwargs)
+
+
+class SteadyTrainer(SteadyMixin, Trainer):
+    """The Trainer with methods.
+
+    Example::
+
+        trainer = SteadyTrainer(model=model, args=args, train_dataset=train, methods=[noisytune(), smart()])
+        print(trainer.explain())
+        trainer.train()
+    """

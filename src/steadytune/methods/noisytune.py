@@ -1,0 +1,241 @@
+"""NoisyTune: a little noise on the pretrained weights before fine-tuning (Wu et al., ACL 2022)."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steadytune.core.errors import MethodError
+from steadytune.core.method import WeightMethod, hyperparameter
+from steadytune.core.randomness import derive_seed
+from steadytune.core.tap import word_embedding
+from steadytune.methods.pretrained import is_multilingual, pretrained_parameters
+
+Noise = Literal["uniform", "gaussian"]
+Scope = Literal["matrix", "global"]
+
+
+@dataclass(frozen=True)
+class TensorMovement:
+    """How far one parameter tensor moved.
+
+    Attributes:
+        name: the parameter's name.
+        size: number of entries.
+        standard_deviation: of the tensor before the noise; NaN for one entry.
+        moved_by: root mean square of the change.
+        reason: why it stayed, or an empty string.
+    """
+
+    name: str
+    size: int
+    standard_deviation: float
+    moved_by: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class WeightNoiseReport:
+    """How far every tensor moved; ``str`` gives a summary, ``tensors`` the figures."""
+
+    tensors: tuple[TensorMovement, ...]
+
+    def __str__(self) -> str:
+        moved = [t for t in self.tensors if not t.reason]
+        stayed: dict[str, int] = {}
+        for t in self.tensors:
+            if t.reason:
+                stayed[t.reason] = stayed.get(t.reason, 0) + 1
+        size = sum(t.size for t in moved)
+        square = sum(t.size * t.moved_by**2 for t in moved)
+        lines = [
+            f"noisytune moves {len(moved)} tensors ({size:,} weights), each by a random amount of root mean square "
+            f"{(square / max(size, 1)) ** 0.5:.3g} on average; {len(self.tensors) - len(moved)} stay."
+        ]
+        lines += [f"  stays: {count} ({reason})" for reason, count in stayed.items()]
+        farthest = sorted(moved, key=lambda t: -t.moved_by)[:5]
+        lines += [f"  {t.name}: std {t.standard_deviation:.3g}, moved by {t.moved_by:.3g}" for t in farthest]
+        return "\n".join(lines)
+
+
+def unit_noise(name: str, shape: torch.Size, seed: int, noise: Noise = "uniform") -> Tensor:
+    """The random matrix of one parameter: U(-1/2, 1/2), or a normal with the same variance, 1/12.
+
+    It depends on the seed and the parameter's name alone, and is drawn on the CPU: the same in every process and
+    for every device.
+
+    >>> torch.equal(unit_noise("w", torch.Size([2, 2]), 0), unit_noise("w", torch.Size([2, 2]), 0))
+    True
+    """
+    generator = torch.Generator().manual_seed(derive_seed("noisytune", seed, name))
+    if noise == "gaussian":
+        return torch.randn(shape, generator=generator) / 12**0.5
+    return torch.rand(shape, generator=generator) - 0.5
+
+
+@dataclass(frozen=True)
+class NoisyTune(WeightMethod):
+    """W + U(-intensity/2, intensity/2) * std(W) for each parameter tensor W (equation 1).
+
+    Biases and LayerNorm weights are perturbed as the matrices are ("parameter matrices (or scalars/vectors)").
+    These stay as they are: the new head; tensors of one entry or without a finite, positive standard deviation; the
+    row of the padding token; frozen parameters; word embeddings of multilingual models.
+
+    The paper does not say at which scale it drew the Gaussian and global noise of its figure 2; here every kind has
+    the same variance: (intensity * std)^2 / 12.
+
+    Example:
+        >>> NoisyTune(intensity=0.1, skip="*.bias").changed_settings()
+        {'intensity': 0.1, 'skip': ['*.bias']}
+
+    Raises:
+        MethodError: a setting is out of range, or nothing of the model would move.
+    """
+
+    name: ClassVar[str] = "noisytune"
+    paper: ClassVar[str] = "Wu et al., ACL 2022, eq. 1"
+    claims: ClassVar[frozenset[str]] = frozenset({"initial weights"})
+
+    intensity: float = hyperparameter(0.15, "lambda, noise relative to each tensor's std", low=0, high=1)
+    noise: Noise = hyperparameter("uniform", "distribution of the noise", choices=("uniform", "gaussian"))
+    scope: Scope = hyperparameter("matrix", "std of each tensor, or of all together", choices=("matrix", "global"))
+    word_embeddings: Literal["auto", "perturb", "keep"] = hyperparameter(
+        "auto", "auto keeps them for multilingual models", choices=("auto", "perturb", "keep")
+    )
+    head: bool = hyperparameter(False, "perturb the new head as well", choices=(False, True))
+    skip: tuple[str, ...] = hyperparameter((), "name patterns of parameters to leave alone, e.g. *.bias")
+    seed: int | None = hyperparameter(None, "seed of the noise; none takes the stack's")
+
+    def __post_init__(self) -> None:
+        patterns = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
+        object.__setattr__(self, "skip", patterns)
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise MethodError(f"noisytune.seed must be a whole number or none; got {self.seed!r}.")
+        super().__post_init__()
+
+    def effect(self) -> str:
+        """One line: what the method touches."""
+        return f"moves each pretrained tensor once, before training, by {self.noise} noise of its own scale"
+
+    def transform(self, model: nn.Module, seed: int) -> WeightNoiseReport:
+        """Perturb the model in place.
+
+        Args:
+            model: a model of Transformers, or any module.
+            seed: used unless the method has a seed of its own.
+
+        Returns:
+            How far each tensor moved.
+
+        Raises:
+            MethodError: no parameter would move, for example because all of them are frozen.
+        """
+        with torch.no_grad():
+            return WeightNoiseReport(tuple(self._movements(model, seed, apply=True)))
+
+    def preview(self, model: nn.Module, seed: int) -> WeightNoiseReport:
+        """Return the same report without touching the model."""
+        with torch.no_grad():
+            return WeightNoiseReport(tuple(self._movements(model, seed, apply=False)))
+
+    def _movements(self, model: nn.Module, seed: int, *, apply: bool) -> Iterator[TensorMovement]:
+        parameters = dict(model.named_parameters())
+        scales = {name: _standard_deviation(p) for name, p in parameters.items()}
+        reasons = self._reasons_to_stay(model, parameters, scales)
+        if parameters and all(reasons.values()):
+            raise MethodError(_nothing_moves(model, set(reasons.values())))
+        if self.scope == "global":
+            scales |= dict.fromkeys((n for n in parameters if not reasons[n]), _pooled(parameters, reasons))
+        padding = _padding_row(model)
+        for name, p in parameters.items():
+            change = torch.zeros(())
+            if not reasons[name]:
+                unit = unit_noise(name, p.shape, seed if self.seed is None else self.seed, self.noise)
+                if padding is not None and p is padding[0]:
+                    unit[padding[1]] = 0
+                # Computed on the CPU in a fixed order, so that no device or thread count changes a bit.
+                wide = torch.promote_types(p.dtype, torch.float32)
+                change = unit.to(wide) * torch.tensor(self.intensity * scales[name], dtype=wide)
+                if apply:
+                    p.copy_((p.detach().cpu().to(wide) + change).to(p.dtype))
+            moved_by = float(change.double().square().mean().sqrt())
+            yield TensorMovement(name, p.numel(), scales[name], moved_by, reasons[name])
+
+    def _reasons_to_stay(
+        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], scales: Mapping[str, float]
+    ) -> dict[str, str]:
+        pretrained = pretrained_parameters(model)
+        words: set[int] = set()
+        if self.word_embeddings == "keep" or (self.word_embeddings == "auto" and is_multilingual(model)):
+            words = {id(p) for p in word_embedding(model).parameters()}
+
+        def reason(name: str, p: nn.Parameter) -> str:
+            checks = {
+                "frozen": not p.requires_grad,
+                "new head": name not in pretrained and not self.head,
+                "word embeddings": id(p) in words,
+                "skipped by name": any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip),
+                "a single entry": p.numel() < 2,
+                "std not finite": not np.isfinite(scales[name]),
+                "constant": scales[name] == 0 and self.scope == "matrix",
+            }
+            return next((text for text, stays in checks.items() if stays), "")
+
+        return {name: reason(name, p) for name, p in parameters.items()}
+
+
+def perturb_weights(
+    model: nn.Module, intensity: float = 0.15, *, seed: int = 0, **settings: Any
+) -> WeightNoiseReport:
+    """NoisyTune as a function: perturb a model in place and return how far each tensor moved.
+
+    Args:
+        model: the pretrained model.
+        intensity: lambda, 0 to 1.
+        seed: seed of the noise.
+        settings: the other settings of `NoisyTune`.
+
+    >>> report = perturb_weights(nn.Linear(8, 8), intensity=0.15)
+    >>> [t.name for t in report.tensors if not t.reason]
+    ['weight', 'bias']
+    """
+    return NoisyTune(intensity=intensity, **settings).transform(model, seed)
+
+
+def _standard_deviation(p: Tensor) -> float:
+    if p.numel() < 2 or not p.is_floating_point():
+        return float("nan")
+    # NumPy sums in one order whatever the number of threads; rounding to the type hides the last bits of float64.
+    array = p.detach().cpu().to(torch.promote_types(p.dtype, torch.float32)).numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(array.dtype.type(np.std(array, dtype=np.float64, ddof=1)))
+
+
+def _pooled(parameters: Mapping[str, nn.Parameter], reasons: Mapping[str, str]) -> float:
+    arrays = [p.detach().cpu().double().numpy() for n, p in parameters.items() if not reasons[n]]
+    size = sum(a.size for a in arrays)
+    mean = sum(float(a.sum()) for a in arrays) / size
+    return float((sum(float(np.square(a - mean).sum()) for a in arrays) / (size - 1)) ** 0.5)
+
+
+def _padding_row(model: nn.Module) -> tuple[Tensor, int] | None:
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.weight, module.padding_idx
+    return None
+
+
+def _nothing_moves(model: nn.Module, reasons: set[str]) -> str:
+    if hasattr(model, "peft_config"):
+        return (
+            "noisytune would have no effect: under PEFT the pretrained weights are frozen. Call "
+            "steadytune.perturb_weights(base_model) before get_peft_model, and save that base model with the adapter."
+        )
+    why = ", ".join(sorted(reasons))
+    return f"noisytune would have no effect on {type(model).__name__}: every parameter stays ({why})."

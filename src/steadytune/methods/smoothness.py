@@ -1,0 +1,90 @@
+"""The smoothness-inducing adversarial regularizer, the first half of SMART (Jiang et al., ACL 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from steadytune.core.ascent import Projection, ascend
+from steadytune.core.errors import MethodError
+from steadytune.core.method import Cost, LossMethod, hyperparameter
+from steadytune.core.precision import warn_if_lost_to_rounding
+from steadytune.core.scaling import PerItem
+from steadytune.core.step import Masks, Step
+
+
+@dataclass(frozen=True)
+class Smoothness(LossMethod):
+    """R_s: how far the output moves when the word embeddings move a little, in the worst direction found.
+
+    For each example, ``l_s(f(x + delta), f(x))``, with ``delta`` from K steps of projected gradient ascent (equation 1
+    and algorithm 1, lines 6 to 10) from a Gaussian start. ``l_s`` is the symmetric KL divergence for classification
+    and the squared difference for regression. Its gradient reaches the weights through both outputs.
+
+    Example:
+        >>> Smoothness(weight=3.0, radius=1e-4).changed_settings()
+        {'weight': 3.0, 'radius': 0.0001}
+
+    Raises:
+        MethodError: a setting is out of range, or the start lies outside the ball.
+    """
+
+    name: ClassVar[str] = "smoothness"
+    paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 1"
+
+    weight: float = hyperparameter(1.0, "lambda_s, factor in the loss (paper: 1, 3 or 5)", low=0, high=1000)
+    radius: float = hyperparameter(1e-5, "epsilon, largest entry of the perturbation", low=0, high=10, low_open=True)
+    noise_std: float = hyperparameter(1e-5, "sigma, std of the Gaussian start", low=0, high=10, low_open=True)
+    step_size: float = hyperparameter(1e-3, "eta, length of an ascent step", low=0, high=100, low_open=True)
+    ascent_steps: int = hyperparameter(1, "K, number of ascent steps", low=1, high=100, integer=True)
+    masks: Masks = hyperparameter("fresh", "dropout masks of the perturbed passes", choices=("fresh", "same"))
+    projection: Projection = hyperparameter(
+        "linf", "linf: the paper's ball; token: each token rescaled to the radius", choices=("linf", "token")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection == "linf" and self.noise_std > self.radius:
+            raise MethodError(
+                f"smoothness.noise_std ({self.noise_std:g}) must be at most smoothness.radius ({self.radius:g}): "
+                "the start must lie inside the ball that the perturbation is projected on."
+            )
+
+    def term(self, step: Step) -> PerItem:
+        """Divergence between the clean output and the output at the worst perturbation found."""
+        clean = step.logits()
+        target = clean.detach()
+
+        def distance(delta: Tensor) -> Tensor:
+            return step.per_item(step.divergence(step.logits(delta, masks=self.masks), target)).total()
+
+        delta, non_finite = ascend(
+            distance,
+            step.normal_noise(self.noise_std),
+            steps=self.ascent_steps,
+            step_size=self.step_size,
+            radius=self.radius,
+            projection=self.projection,
+        )
+        step.report_non_finite(non_finite)
+        return step.per_item(step.divergence(step.logits(delta, masks=self.masks), clean))
+
+    def cost(self) -> Cost:
+        """K passes up, each back to the embeddings alone, and one more pass with its backward."""
+        return Cost(
+            forwards=self.ascent_steps + 1,
+            backwards=1,
+            backwards_to_embeddings=self.ascent_steps,
+            activation_sets=1,
+        )
+
+    def effect(self) -> str:
+        """One line: what the method touches."""
+        return f"keeps the output the same when word embeddings move by up to {self.radius:g} in the worst direction"
+
+    def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:  # noqa: ARG002 - base signature
+        """Warn where 16-bit rounding swallows the perturbation."""
+        warn_if_lost_to_rounding(self.name, self.radius, precision)

@@ -1,0 +1,139 @@
+"""The verbs, and how every mistake becomes one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from steadytune import __version__
+from steadytune.cli import options
+from steadytune.core.errors import SteadytuneError
+
+BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    name="steadytune",
+    help="Fine-tuning of pretrained transformers that holds steady on little data: NoisyTune and SMART, as published.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE", help="A method's setting; repeatable.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"steadytune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version_asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; also after a verb.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Example: steadytune train --model minilm --task movie-reviews --train-size 500 --methods noisytune,smart"
+)
+@options.with_train_options
+def train(values: options.TrainOptions) -> None:
+    """Fine-tune a classifier or regressor on a named task or on your own rows."""
+    from steadytune.cli.train import run_training
+
+    run_training(values)
+
+
+@app.command(epilog="Example: steadytune methods")
+def methods() -> None:
+    """List the methods with role, paper, cost and settings."""
+    from steadytune.cli.describe import show_methods
+
+    show_methods()
+
+
+@app.command(epilog="Example: steadytune explain noisytune,smart --model minilm --set smart.weight=3")
+def explain(
+    names: Annotated[str, typer.Argument(metavar="METHODS", help="Methods by name, separated by commas.")],
+    model: Annotated[str | None, typer.Option(help="Also say how far each weight of this model would move.")] = None,
+    set_: SetOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 42,
+) -> None:
+    """Say what methods do to a step: passes, memory, what they touch, what conflicts."""
+    from steadytune.cli.describe import show_explanation
+
+    show_explanation(names, model, set_ or [], seed)
+
+
+@app.command(epilog="Example: steadytune tasks")
+def tasks() -> None:
+    """List the named tasks."""
+    from steadytune.cli.describe import show_tasks
+
+    show_tasks()
+
+
+@app.command(epilog="Example: steadytune doctor")
+def doctor() -> None:
+    """Check this machine: versions, devices, the embedded demo, the Hub."""
+    from steadytune.cli.doctor import show_doctor
+
+    show_doctor()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    0 done, 1 a fault of ours, 2 bad input (one line on standard error says what to do), 130 stopped by the user.
+
+    Args:
+        arguments: without the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments or bool(os.environ.get("STEADYTUNE_DEBUG"))
+    arguments = [a for a in arguments if a != "--debug"]
+    # Nothing here may talk to the network or to telemetry behind the user's back while it works offline.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
+        if debug:
+            traceback.print_exc()
+        message, status = _describe(error)
+        return _fail(message, status)
+
+
+def _describe(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, SteadytuneError):
+        return str(error), BAD_INPUT
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped.", INTERRUPTED
+    if options.is_usage_error(error):
+        return options.usage_message(error), BAD_INPUT
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'input or output'}.", BAD_INPUT
+    return f"internal error, {type(error).__name__}: {error} (--debug shows where).", INTERNAL_ERROR
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    # Control characters out of data or file names must not reach the terminal.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    print(f"steadytune: {line}", file=sys.stderr)
+    return status

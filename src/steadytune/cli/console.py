@@ -1,0 +1,94 @@
+"""How a run looks in a terminal, in a pipe and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHOWN = ("accuracy", "f1", "matthews", "pearson", "spearman", "mse")
+
+
+class ConsoleReporter:
+    """Shows a progress bar in a terminal and plain lines elsewhere."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self.console = console
+        self.quiet = quiet
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._loss: float | None = None
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        if not self.quiet:
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+    def start(self, total: int, done: int) -> None:
+        """Show the bar, where there is a terminal."""
+        if self.quiet or not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=total, completed=done, loss="")
+        self._progress.start()
+
+    def step(self, done: int, loss: float | None) -> None:
+        """Move the bar."""
+        self._loss = loss if loss is not None else self._loss
+        if self._progress is not None:
+            shown = "" if self._loss is None else f"loss {self._loss:.4f}"
+            self._progress.update(self._task, completed=done, loss=shown)
+
+    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
+        """Show one line per evaluation."""
+        scores = [f"{name} {metrics[f'eval_{name}']:.4f}" for name in SHOWN if f"eval_{name}" in metrics]
+        loss = f"loss {metrics['eval_loss']:.4f}" if "eval_loss" in metrics else ""
+        trained = "" if self._loss is None else f"train loss {self._loss:.4f}; "
+        self.note(f"epoch {number:g}: {trained}validation {', '.join([loss, *scores[:2]])}")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def printable(text: str) -> str:
+    """Replace control characters, so that text out of data files cannot steer the terminal.
+
+    >>> printable("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def before_and_after(metrics: Mapping[str, Any]) -> Table:
+    """A table of the scores before and after training, one row per split."""
+    table = Table(title=None, header_style="bold")
+    splits = metrics["after"]
+    names = [n for n in SHOWN if n in next(iter(splits.values()))][:2]
+    table.add_column("split")
+    table.add_column("rows", justify="right")
+    for name in ("loss", *names):
+        table.add_column(name, justify="right")
+    for split, after in splits.items():
+        before = metrics["before"].get(split, {})
+        cells = [_change(before.get(name), after.get(name)) for name in ("loss", *names)]
+        table.add_row(escape(printable(split)), f"{after['rows']:,}", *cells)
+    return table
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return " → ".join("-" if value is None else f"{value:.4f}" for value in (before, after))

@@ -1,0 +1,113 @@
+"""Options of `train`, made of the fields of `TrainSettings`, so that no name or help text is written twice."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from steadytune.core.errors import did_you_mean
+from steadytune.experiments.settings import TrainSettings
+
+RUN_PANEL = "Run"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What was given on the command line of `train`; ``None`` for what was not."""
+
+    settings: dict[str, Any]
+    config: Path | None
+    quiet: bool
+
+
+def with_train_options(verb: Callable[[TrainOptions], None]) -> Callable[..., None]:
+    """Give a verb one option per setting of a run, plus ``--config`` and ``--quiet``."""
+
+    def command(**given: Any) -> None:
+        config, quiet = given.pop("config"), given.pop("quiet")
+        verb(TrainOptions(given, config, quiet))
+
+    parameters = [_parameter(name) for name in TrainSettings.model_fields]
+    parameters += [
+        inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Path | None,
+                typer.Option(help="YAML file of settings; options given here win.", rich_help_panel=RUN_PANEL),
+            ],
+        ),
+        inspect.Parameter(
+            "quiet",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, typer.Option("--quiet", help="Show nothing but errors.", rich_help_panel=RUN_PANEL)
+            ],
+        ),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__doc__ = verb.__doc__
+    command.__name__ = verb.__name__
+    return command
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = TrainSettings.model_fields[name]
+    extra = field.json_schema_extra
+    panel = str(extra["panel"]) if isinstance(extra, dict) else RUN_PANEL
+    help_text = field.description or ""
+    if field.default not in (None, False, [], {}) and not isinstance(field.default, list):
+        help_text += (
+            f" Default {field.default:g}." if isinstance(field.default, float) else f" Default {field.default}."
+        )
+    kind = _plain_type(field.annotation)
+    option = "--" + name.replace("_", "-")
+    if name == "methods":
+        kind, help_text = str, help_text + " Default none."
+    metavar = {int: "N", float: "X", str: "TEXT"}.get(kind)
+    if name == "set":
+        kind, metavar = list[str], "METHOD.SETTING=VALUE"
+    info = typer.Option(option, help=help_text, rich_help_panel=panel, show_default=False, metavar=metavar)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type that the command line should parse: the settings themselves check ranges and choices."""
+    arguments = [a for a in get_args(annotation) if a is not types.NoneType]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _plain_type(arguments[0])
+    if get_origin(annotation) is Literal:
+        return str
+    return annotation if annotation in (int, float, bool) else str
+
+
+def is_usage_error(error: BaseException) -> bool:
+    """Whether the parser of the command line raised it (typer carries a click of its own in some versions)."""
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def usage_message(error: Any) -> str:
+    """One line for a mistake on the command line, with a suggestion where one is near."""
+    message = str(error.format_message())
+    context = getattr(error, "ctx", None)
+    if "did you mean" in message.lower() or context is None:
+        return message
+    wrong = getattr(error, "option_name", None)
+    if wrong is not None:
+        known = [name for parameter in context.command.params for name in parameter.opts]
+        message = f"No such option: {wrong}.{did_you_mean(wrong, known)}"
+    elif "No such command" in message:
+        wrong = message.split("'")[1]
+        message = f"{message}{did_you_mean(wrong, context.command.commands)}"
+    where = getattr(context, "command_path", "steadytune")
+    return f"{message} (`{where} --help` shows what there is)"

@@ -1,0 +1,58 @@
+"""The verb `train`: settings from options and file, one run, and its results on the screen."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import typer
+from rich.console import Console
+
+from steadytune.cli.options import TrainOptions
+from steadytune.experiments.settings import parse_assignments, resolve_settings
+
+
+def run_training(given: TrainOptions) -> None:
+    """Train as asked and print the scores before and after."""
+    options = dict(given.settings)
+    options["set"] = parse_assignments(options["set"] or [])
+    settings = resolve_settings(options, given.config)
+
+    from steadytune.methods.registry import build_methods
+
+    build_methods(settings.methods, settings.method_settings())  # a wrong name is told before anything is loaded
+    _quiet_libraries()
+    from steadytune.cli.console import ConsoleReporter, before_and_after
+    from steadytune.experiments.run import Interrupted, train
+
+    console = Console(stderr=False)
+    reporter = ConsoleReporter(console, given.quiet)
+    names = "+".join(settings.methods)
+    reporter.note(f"{settings.model} on {settings.task or settings.train_file}, methods: {names}")
+    try:
+        result = train(settings, reporter)
+    except Interrupted as stopped:
+        typer.echo(f"steadytune: {stopped}; the same command continues from there.", err=True)
+        raise typer.Exit(130) from None
+    if given.quiet:
+        return
+    if result.was_finished:
+        reporter.note("This run was finished before; these are its results.")
+    console.print(before_and_after(result.metrics))
+    training = result.metrics["training"]
+    reporter.note(
+        f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}"
+    )
+
+
+def _quiet_libraries() -> None:
+    """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate|datasets")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -1,0 +1,161 @@
+"""The folder of one run: what lies in it, written so that a reader never sees half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steadytune import __version__
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.settings import TrainSettings
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
+
+
+class RunFolder:
+    """Paths and files of a run.
+
+    ``config.yaml`` the resolved settings · ``metrics.json`` results · ``log.jsonl`` one line per training log ·
+    ``environment.json`` versions, machine and seed · ``model/`` the fine-tuned model · ``checkpoints/`` to resume.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.json"
+        self.log = path / "log.jsonl"
+        self.environment = path / "environment.json"
+        self.model = path / "model"
+        self.checkpoints = path / "checkpoints"
+
+    def claim(self, settings: TrainSettings) -> None:
+        """Make the folder this run's, or find that it is already.
+
+        Raises:
+            SettingsError: it holds another run, or something else; nothing is changed then.
+        """
+        wanted = _comparable(settings.model_dump())
+        if self.config.is_file():
+            held = _comparable(_read_yaml(self.config))
+            different = sorted(k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k))
+            if different:
+                name = different[0]
+                raise SettingsError(
+                    f"{self.path} holds another run ({name} is {held.get(name)!r} there, {wanted.get(name)!r} now): "
+                    "give another --output-dir, or the same settings to continue that run."
+                )
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"--output-dir {self.path}: is a file; give a folder.")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise SettingsError(f"--output-dir {self.path}: is not empty and holds no run; give another folder.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
+        write_json(self.environment, describe_environment(settings.seed))
+
+    def read_metrics(self) -> dict[str, Any]:
+        """What has been measured so far; empty for a new run.
+
+        Raises:
+            SettingsError: the file is damaged.
+        """
+        if not self.metrics.is_file():
+            return {}
+        try:
+            return json.loads(self.metrics.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SettingsError(f"{self.metrics} is damaged ({error}): delete it to measure again.") from error
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end, or ``None``."""
+        from steadytune.core.state import FILE_NAME  # imports torch
+
+        def updates(folder: Path) -> int:
+            return int(folder.name.removeprefix("checkpoint-"))
+
+        folders = [f for f in self.checkpoints.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
+        # The stack's state is the last file of a checkpoint, so its presence says that the others are whole.
+        return max((f for f in folders if (f / FILE_NAME).is_file()), key=updates, default=None)
+
+    def shorten_log(self, last_step: int) -> None:
+        """Drop log lines after ``last_step``, which a resumed run writes again."""
+        if not self.log.is_file():
+            return
+        kept = []
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= last_step:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                continue  # a line that was cut off while it was written
+        write_atomically(self.log, "".join(line + "\n" for line in kept))
+
+    def append_log(self, record: dict[str, Any]) -> None:
+        """Add one line to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    # Where the folder lies, and how often it reports, does not make it another run.
+    return {k: v for k, v in values.items() if k not in ("output_dir", "logging_steps", "save_total_limit")}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}): give another --output-dir.") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} is not a configuration: give another --output-dir.")
+    return content
+
+
+def describe_environment(seed: int) -> dict[str, Any]:
+    """Versions, machine and seed of a run, as plain values."""
+    versions = {"steadytune": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    machine: dict[str, Any] = {"system": platform.platform(), "processors": os.cpu_count()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        cuda = torch.cuda.is_available()
+        machine["device"] = torch.cuda.get_device_name() if cuda else "cpu"
+        machine["threads"] = torch.get_num_threads()
+    return {"versions": versions, "machine": machine, "seed": seed}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    with _unfinished(path) as unfinished:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+    finally:
+        unfinished.unlink(missing_ok=True)

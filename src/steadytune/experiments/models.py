@@ -1,0 +1,185 @@
+"""Where a model comes from: the embedded one, a local folder, the Hub's cache, and only then the Hub."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from steadytune.core.errors import ModelNotFoundError, did_you_mean
+from steadytune.tasks.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = ("minilm",)
+CONNECTION_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model was found.
+
+    Attributes:
+        location: a folder, or a Hub id.
+        found_in: ``"embedded"``, ``"folder"``, ``"cache"`` or ``"hub"``.
+    """
+
+    location: str
+    found_in: str
+
+
+def find_model(name: str) -> ModelSource:
+    """Find a model without loading it: embedded, folder, cache, Hub, in this order.
+
+    Raises:
+        ModelNotFoundError: it is nowhere, or the Hub cannot be reached; within 5 seconds, saying what was tried.
+    """
+    if name in EMBEDDED:
+        from steadytune.tasks.demo import minilm_folder
+
+        return ModelSource(str(minilm_folder()), "embedded")
+    folder = Path(name).expanduser()
+    if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        return ModelSource(str(_model_folder(folder, name)), "folder")
+    if _is_cached(name):
+        return ModelSource(name, "cache")
+    _require_on_hub(name)
+    return ModelSource(name, "hub")
+
+
+def _model_folder(folder: Path, name: str) -> Path:
+    if not folder.exists():
+        raise ModelNotFoundError(f"--model {name}: there is no such folder.")
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"--model {name}: is a file; give the folder that holds config.json and the weights.")
+    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        folder = folder / "model"  # the folder of a run
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"--model {name}: the folder holds no config.json, so it is not a saved model.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"--model {name}: the folder holds no .safetensors weights (pickled ones are never read); save the model "
+            "again with save_pretrained()."
+        )
+    return folder
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        has_config = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError as error:
+        raise ModelNotFoundError(
+            f"--model {name}: neither a folder nor a name the Hub could know.{did_you_mean(name, EMBEDDED)}"
+        ) from error
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    return has_config and any(isinstance(try_to_load_from_cache(name, file), str) for file in weights)
+
+
+def _require_on_hub(name: str) -> None:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    looked = f"no folder {name!r}, nothing in the cache {constants.HF_HUB_CACHE}"
+    hint = did_you_mean(name, EMBEDDED)
+    if constants.is_offline_mode():
+        raise ModelNotFoundError(
+            f"--model {name}: {looked}, and the Hub is off (HF_HUB_OFFLINE).{hint} Give a folder."
+        )
+    if not hub_is_reachable():
+        constants.HF_HUB_OFFLINE = True  # everything after this answers at once instead of timing out
+        raise ModelNotFoundError(
+            f"--model {name}: {looked}, and {constants.ENDPOINT} cannot be reached.{hint} Check the connection, give a "
+            "folder, or use --model minilm, which needs no Hub."
+        )
+    try:
+        HfApi().model_info(name, timeout=CONNECTION_SECONDS)
+    except GatedRepoError as error:
+        raise ModelNotFoundError(f"--model {name}: the Hub wants you to ask for access and log in.") from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(f"--model {name}: {looked}, and the Hub has no such model.{hint}") from error
+    except (HfHubHTTPError, OSError) as error:
+        address = constants.ENDPOINT
+        raise ModelNotFoundError(f"--model {name}: {looked}; {address} gave an error ({error}).") from error
+
+
+def hub_is_reachable(seconds: float = CONNECTION_SECONDS) -> bool:
+    """Try one connection to the Hub, or to the proxy that leads to it."""
+    from huggingface_hub import constants
+
+    endpoint = urlsplit(constants.ENDPOINT)
+    proxy = os.environ.get(f"{endpoint.scheme}_proxy") or os.environ.get(f"{endpoint.scheme.upper()}_PROXY")
+    target = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else endpoint
+    port = target.port or (80 if target.scheme == "http" else 443)
+    answer: queue.Queue[bool] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((target.hostname or "", port), timeout=seconds).close()
+            answer.put(True)
+        except OSError:
+            answer.put(False)
+
+    # In a thread, because looking up a name heeds no time-out.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        return answer.get(timeout=seconds + 0.5)
+    except queue.Empty:
+        return False
+
+
+def load_model(
+    name: str, task: Task, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
+    """Load a sequence classifier or regressor for a task, with its tokenizer; safetensors only.
+
+    Args:
+        name: an embedded model, a folder or a Hub id.
+        task: tells the number and the names of the outputs.
+        trust_remote_code: run code that the model brings along.
+
+    Raises:
+        ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
+    """
+    source = find_model(name)
+    options: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": source.found_in != "hub",
+    }
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source.location, use_safetensors=True, **_head(task), **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    except Exception as error:  # Transformers raises many types here; each becomes one line
+        reason = " ".join(str(error).split())
+        raise ModelNotFoundError(
+            f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer, source
+
+
+def _head(task: Task) -> dict[str, Any]:
+    if task.head == "regression":
+        return {"num_labels": 1, "problem_type": "regression"}
+    names = task.label_names or ()
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+    }

@@ -1,0 +1,126 @@
+"""What a run tells while it goes on, and the callbacks that carry it out of the Trainer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from steadytune.experiments.folder import RunFolder
+
+
+class Reporter(Protocol):
+    """Shows a run to a person; the command line has one, tests and notebooks may have others."""
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        ...
+
+    def start(self, total: int, done: int) -> None:
+        """Training begins: ``total`` updates, ``done`` of them in an earlier session."""
+        ...
+
+    def step(self, done: int, loss: float | None) -> None:
+        """So many updates are done; the loss if it was just measured."""
+        ...
+
+    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
+        """An evaluation on the validation split ended."""
+        ...
+
+    def stop(self) -> None:
+        """Training ended, for whatever reason."""
+        ...
+
+
+class Silent:
+    """A reporter that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def start(self, total: int, done: int) -> None:
+        """Show nothing."""
+
+    def step(self, done: int, loss: float | None) -> None:
+        """Show nothing."""
+
+    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
+        """Show nothing."""
+
+    def stop(self) -> None:
+        """Show nothing."""
+
+
+class ReportCallback(TrainerCallback):
+    """Carries progress to the reporter and logs to the run's folder (one method per event of the Trainer)."""
+
+    def __init__(self, reporter: Reporter, folder: RunFolder) -> None:
+        self.reporter = reporter
+        self.folder = folder
+        self.seconds = 0.0
+        self._began = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.folder.shorten_log(state.global_step)
+        self.reporter.start(state.max_steps, state.global_step)
+        self._began = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.reporter.step(state.global_step, None)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        self.folder.append_log({"step": state.global_step, **logs})
+        if "loss" in logs:
+            self.reporter.step(state.global_step, float(logs["loss"]))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:
+        self.reporter.epoch(state.epoch or 0.0, metrics or {})
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.seconds += time.monotonic() - self._began
+        self.reporter.stop()
+
+
+class InterruptCallback(TrainerCallback):
+    """Ends training at the next update, with a checkpoint, once `interrupt` was called."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """Ask for the end."""
+        self.interrupted = True
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.interrupted and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+@contextmanager
+def ending_gently(callback: InterruptCallback, reporter: Reporter) -> Iterator[None]:
+    """While training runs, let the first Ctrl-C (or SIGTERM) save a checkpoint and stop; a second stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        if callback.interrupted:
+            raise KeyboardInterrupt
+        callback.interrupt()
+        reporter.note(f"{signal.Signals(number).name}: saving a checkpoint after this step. Once more stops at once.")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,258 @@
+"""One training run, from settings to a folder with the model and what it scored before and after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DataCollatorWithPadding, TrainingArguments, set_seed
+
+from steadytune.core.errors import SettingsError
+from steadytune.core.method import Method
+from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.models import load_model
+from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, ending_gently
+from steadytune.experiments.settings import TrainSettings
+from steadytune.hosts.trainer import SteadyTrainer
+from steadytune.methods.registry import build_methods
+from steadytune.tasks.files import load_files
+from steadytune.tasks.metrics import compute_metrics
+from steadytune.tasks.registry import load_task
+from steadytune.tasks.subset import take_subset
+from steadytune.tasks.task import TaskData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("steadytune")
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The run was stopped by the user; the same command continues it."""
+
+    def __init__(self, step: int, total: int) -> None:
+        super().__init__(f"stopped after update {step} of {total}")
+        self.step = step
+        self.total = total
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured.
+
+    Attributes:
+        folder: where it is kept.
+        metrics: ``{"before": {split: {...}}, "after": {split: {...}}, ...}`` as in ``metrics.json``.
+        was_finished: the folder held the finished run already; nothing was trained.
+    """
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    was_finished: bool
+
+
+def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResult:
+    """Fine-tune, evaluate before and after, and keep everything in the run's folder.
+
+    A folder that holds the same run unfinished is continued from its last checkpoint; a finished one is only read.
+
+    Args:
+        settings: see `TrainSettings`.
+        reporter: shows progress; nothing is shown without one.
+
+    Raises:
+        SteadytuneError: settings, data or model cannot be used; the message says what to do.
+        Interrupted: the user stopped the run; a checkpoint was saved.
+    """
+    reporter = reporter or Silent()
+    methods = build_methods(settings.methods, settings.method_settings())
+    data = load_data(settings)
+    folder = RunFolder(settings.folder)
+    folder.claim(settings)
+    metrics = folder.read_metrics()
+    if "after" in metrics:
+        return RunResult(folder.path, metrics, was_finished=True)
+    for note in data.notes:
+        reporter.note(note)
+    return _Run(settings, methods, data, folder, reporter).finish(metrics)
+
+
+def load_data(settings: TrainSettings) -> TaskData:
+    """Load the named task or the user's files, reduced to ``train_size`` rows.
+
+    Raises:
+        SettingsError: neither a task nor a file is given, or both.
+        DataError: a file cannot be used.
+    """
+    files = [name for name in ("train_file", "validation_file", "test_file") if getattr(settings, name) is not None]
+    if settings.task is not None and files:
+        raise SettingsError(f"--task and --{files[0].replace('_', '-')}: give one or the other.")
+    if settings.task is None and settings.train_file is None:
+        raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
+    if settings.task is not None:
+        data = load_task(settings.task)
+    else:
+        data = load_files(
+            settings.train_file or "",
+            settings.validation_file,
+            settings.test_file,
+            text_column=settings.text_column,
+            text_pair_column=settings.text_pair_column,
+            label_column=settings.label_column,
+            head=settings.head,
+        )
+    if settings.train_size is not None:
+        subset = take_subset(data.splits["train"], settings.train_size, settings.seed, data.task.label_names)
+        data.splits["train"] = subset
+    return data
+
+
+class _Run:
+    """The objects that one run needs at the same time."""
+
+    def __init__(
+        self, settings: TrainSettings, methods: list[Method], data: TaskData, folder: RunFolder, reporter: Reporter
+    ) -> None:
+        self.settings, self.data, self.folder, self.reporter = settings, data, folder, reporter
+        arguments = training_arguments(settings, folder)
+        set_seed(settings.seed)  # the new head is drawn while the model loads
+        self.model, self.tokenizer, _ = load_model(
+            settings.model, data.task, trust_remote_code=settings.trust_remote_code
+        )
+        self.interrupt = InterruptCallback()
+        self.report = ReportCallback(reporter, folder)
+        self.splits = {name: self._tokenized(split, name) for name, split in data.splits.items()}
+        self.trainer = SteadyTrainer(
+            model=self.model,
+            args=arguments,
+            methods=methods,
+            train_dataset=self.splits["train"],
+            eval_dataset=self.splits["validation"],
+            data_collator=DataCollatorWithPadding(self.tokenizer),
+            processing_class=self.tokenizer,
+            compute_metrics=lambda p: compute_metrics(data.task.head, _first(p.predictions), p.label_ids),
+            callbacks=[self.interrupt],
+        )
+        _remove_default_printing(self.trainer)
+
+    def finish(self, metrics: dict[str, Any]) -> RunResult:
+        """Measure, train from where the folder stands, measure again, save."""
+        if "before" not in metrics:
+            metrics = {"before": self._evaluate()}
+            write_json(self.folder.metrics, metrics)
+        self.trainer.add_callback(self.report)
+        checkpoint = self.folder.last_checkpoint()
+        if checkpoint is not None:
+            self.reporter.note(f"Continuing from {checkpoint}.")
+        set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
+        try:
+            with ending_gently(self.interrupt, self.reporter):
+                self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        finally:
+            self.reporter.stop()
+        state = self.trainer.state
+        if state.global_step < state.max_steps:
+            raise Interrupted(state.global_step, state.max_steps)
+        self.trainer.remove_callback(self.report)
+        metrics |= {
+            "after": self._evaluate(),
+            "training": {
+                "updates": state.global_step,
+                "epochs": state.epoch,
+                "seconds_in_last_session": round(self.report.seconds, 3),
+                "rows": len(self.splits["train"]),
+            },
+            "methods": [{"name": m.name, **m.settings()} for m in self.trainer.stack.methods],
+        }
+        self.trainer.save_model(str(self.folder.model))
+        write_json(self.folder.metrics, metrics)
+        return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        results = {}
+        for name, split in self.splits.items():
+            if name == "train":
+                continue
+            rows: Any = split  # the Trainer's annotation names a class of torch
+            found = self.trainer.evaluate(rows, metric_key_prefix=name)
+            kept = {k.removeprefix(f"{name}_"): v for k, v in found.items() if k.startswith(f"{name}_")}
+            timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+            results[name] = {"rows": len(split), **{k: v for k, v in kept.items() if k not in timing}}
+        return results
+
+    def _tokenized(self, split: Dataset, name: str) -> Dataset:
+        limit = self.settings.max_eval_samples
+        if name != "train" and limit is not None and len(split) > limit:
+            self.reporter.note(f"{name}: {limit:,} of {len(split):,} rows (--max-eval-samples).")
+            split = take_subset(split, limit, 0, self.data.task.label_names)  # the same rows for every seed
+        return tokenize(split, self.tokenizer, self.settings.max_length)
+
+
+def tokenize(split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Turn the columns ``text``, ``text_pair`` and ``label`` into what a model takes, cut at ``max_length`` tokens."""
+    length = min(max_length, tokenizer.model_max_length)
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=length)
+        return {**encoded, "labels": rows["label"]}
+
+    return split.map(encode, batched=True, remove_columns=split.column_names)
+
+
+def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingArguments:
+    """The arguments of the Trainer for these settings.
+
+    Raises:
+        SettingsError: this machine or this combination cannot do what is asked.
+    """
+    same_name = [
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "weight_decay",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "label_smoothing_factor",
+        "bf16",
+        "fp16",
+        "gradient_checkpointing",
+        "use_cpu",
+        "seed",
+        "logging_steps",
+        "save_total_limit",
+    ]
+    if settings.max_steps == 0:
+        raise SettingsError("--max-steps: must be -1 (use the epochs) or at least 1; got 0.")
+    try:
+        return TrainingArguments(
+            output_dir=str(folder.checkpoints),
+            **{name: getattr(settings, name) for name in same_name},
+            eval_strategy="epoch",
+            save_strategy="epoch" if settings.save_steps is None else "steps",
+            save_steps=settings.save_steps or 500,
+            logging_first_step=True,
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available() and not settings.use_cpu,
+        )
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(" ".join(str(error).split())) from error
+
+
+def _first(predictions: Any) -> Any:
+    return predictions[0] if isinstance(predictions, tuple) else predictions
+
+
+def _remove_default_printing(trainer: SteadyTrainer) -> None:
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

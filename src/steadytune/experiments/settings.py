@@ -1,0 +1,225 @@
+"""All settings of a run, in one place: the command line's options and the configuration file are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from steadytune.core.errors import SettingsError, did_you_mean
+
+
+def _setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+
+
+def _as_names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+MODEL, DATA, METHODS, TRAINING = "Model", "Data", "Methods", "Training (names of TrainingArguments)"
+
+
+class TrainSettings(BaseModel):
+    """Settings of one training run.
+
+    Example:
+        >>> TrainSettings(task="movie-reviews", methods="noisytune,smart").methods
+        ['noisytune', 'smart']
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
+
+    model: str = _setting("minilm", "'minilm' (embedded), a local folder, or a Hub id.", MODEL, min_length=1)
+    trust_remote_code: bool = _setting(False, "Run code that the model brings along.", MODEL)
+
+    task: str | None = _setting(None, "A named task; see `steadytune tasks`.", DATA)
+    train_file: str | None = _setting(None, "Your rows: .csv, .tsv, .jsonl or .parquet.", DATA)
+    validation_file: str | None = _setting(
+        None, "Rows to evaluate after each epoch (else 10% of the train file).", DATA
+    )
+    test_file: str | None = _setting(None, "Rows to evaluate before and after.", DATA)
+    text_column: str | None = _setting(None, "Column of the text (else 'text').", DATA)
+    text_pair_column: str | None = _setting(None, "Column of the second text, for pairs.", DATA)
+    label_column: str | None = _setting(None, "Column of the label (else 'label').", DATA)
+    head: Literal["classification", "regression"] | None = _setting(
+        None, "'classification' or 'regression' (else told from the labels).", DATA
+    )
+    train_size: Annotated[str | None, BeforeValidator(_as_text)] = _setting(
+        None, "Use so many training rows, or so many per cent: 500, 10%.", DATA
+    )
+    max_eval_samples: int | None = _setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
+    max_length: int = _setting(128, "Cut texts after so many tokens.", DATA, ge=4, le=1_000_000)
+
+    methods: Annotated[list[str], BeforeValidator(_as_names)] = _setting(
+        ["none"], "Methods by name, separated by commas; see `steadytune methods`.", METHODS
+    )
+    set: dict[str, Any] = _setting({}, "A method's setting, e.g. smart.weight=3; may be given again.", METHODS)
+
+    learning_rate: float = _setting(5e-5, "Peak learning rate.", TRAINING, gt=0, le=10)
+    num_train_epochs: float = _setting(3.0, "Passes over the training rows.", TRAINING, gt=0, le=100_000)
+    max_steps: int = _setting(-1, "Updates in all; overrides the epochs if positive.", TRAINING, ge=-1)
+    per_device_train_batch_size: int = _setting(16, "Rows per micro-batch.", TRAINING, ge=1)
+    per_device_eval_batch_size: int = _setting(64, "Rows per batch in evaluation.", TRAINING, ge=1)
+    gradient_accumulation_steps: int = _setting(1, "Micro-batches per update.", TRAINING, ge=1)
+    weight_decay: float = _setting(0.0, "Decoupled weight decay.", TRAINING, ge=0, le=10)
+    warmup_steps: float = _setting(0.1, "Updates of warm-up; below 1 a fraction of all.", TRAINING, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _setting(
+        "linear", "Course of the learning rate.", TRAINING
+    )
+    max_grad_norm: float = _setting(1.0, "Clip gradients to this norm; 0 does not clip.", TRAINING, ge=0)
+    label_smoothing_factor: float = _setting(0.0, "Label smoothing.", TRAINING, ge=0, lt=1)
+    bf16: bool = _setting(False, "Mixed precision in bfloat16.", TRAINING)
+    fp16: bool = _setting(False, "Mixed precision in float16 (GPU).", TRAINING)
+    gradient_checkpointing: bool = _setting(False, "Less memory, more time.", TRAINING)
+    use_cpu: bool = _setting(False, "Do not use a GPU.", TRAINING)
+    seed: int = _setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
+    logging_steps: int = _setting(10, "Write a training log line every so many updates.", TRAINING, ge=1)
+    save_steps: int | None = _setting(
+        None, "Save a checkpoint every so many updates (else each epoch).", TRAINING, ge=1
+    )
+    save_total_limit: int | None = _setting(2, "Keep so many checkpoints.", TRAINING, ge=1)
+    output_dir: str | None = _setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", TRAINING)
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _flatten(cls, value: Any) -> Any:
+        """Accept ``{smart.weight: 3}`` and ``{smart: {weight: 3}}`` alike."""
+        if not isinstance(value, Mapping):
+            return value
+        flat: dict[str, Any] = {}
+        for key, entry in value.items():
+            if isinstance(entry, Mapping):
+                flat |= {f"{key}.{name}": v for name, v in entry.items()}
+            else:
+                flat[str(key)] = entry
+        return flat
+
+    def method_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings by method: ``{"smart.weight": 3}`` becomes ``{"smart": {"weight": 3}}``.
+
+        Raises:
+            SettingsError: a key is not of the form ``method.setting``.
+        """
+        nested: dict[str, dict[str, Any]] = {}
+        for key, value in self.set.items():
+            method, dot, name = key.rpartition(".")
+            if not dot or not method or not name:
+                raise SettingsError(f"--set {key}={value}: write it as method.setting=value, e.g. smart.weight=3.")
+            nested.setdefault(method, {})[name] = value
+        return nested
+
+    @property
+    def label(self) -> str:
+        """A short name of the run, safe as a folder name."""
+        data = self.task or Path(self.train_file or "data").stem
+        parts = (data, Path(self.model).name, "+".join(self.methods) or "none", str(self.seed))
+        return "-".join("".join(c if c.isalnum() or c in "+._-" else "_" for c in part) for part in parts)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept."""
+        return Path(self.output_dir) if self.output_dir is not None else Path("runs") / self.label
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Read ``["smart.weight=3"]``, values as in YAML.
+
+    Raises:
+        SettingsError: an entry has no ``=`` or its value cannot be read.
+
+    >>> parse_assignments(["smart.weight=3", "smoothness.radius=1e-4", "smart.masks=same"])
+    {'smart.weight': 3, 'smoothness.radius': 0.0001, 'smart.masks': 'same'}
+    """
+    values: dict[str, Any] = {}
+    for entry in assignments:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise SettingsError(f"--set {entry}: write it as method.setting=value, e.g. smart.weight=3.")
+        values[key.strip()] = _scalar(text.strip())
+    return values
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return float(text) if not text.lstrip("+-").isdigit() else int(text)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set: the value {text!r} cannot be read.") from error
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings; hyphens and underscores in names are the same.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SettingsError(f"--config {path}: there is no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise SettingsError(f"--config {path}{line}: {problem}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"--config {path}: expected `name: value` lines, found {type(content).__name__}.")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def resolve_settings(options: Mapping[str, Any], config: str | Path | None = None) -> TrainSettings:
+    """Put together defaults, configuration file and options; the later one wins.
+
+    Args:
+        options: given on the command line; ``None`` values count as not given.
+        config: a YAML file.
+
+    Raises:
+        SettingsError: a name is unknown or a value is out of range; the message names it.
+    """
+    values = read_config(config) if config is not None else {}
+    values["set"] = _merged(values.get("set"), options.get("set"))
+    values |= {k: v for k, v in options.items() if v is not None and k != "set"}
+    if values["set"] is None:
+        del values["set"]
+    try:
+        return TrainSettings(**values)
+    except ValidationError as error:
+        raise SettingsError(_describe(error, config)) from None
+
+
+def _merged(from_file: Any, from_options: Any) -> Any:
+    if not from_options:
+        return from_file
+    if from_file is not None and not isinstance(from_file, Mapping):
+        return from_file
+    # Both forms are allowed in the file, so let the model flatten it before the options are laid over it.
+    flat = TrainSettings(set=dict(from_file or {})).set
+    return flat | dict(from_options)
+
+
+def _describe(error: ValidationError, config: str | Path | None) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    option = "--" + name.replace("_", "-")
+    if first["type"] == "extra_forbidden":
+        where = f"--config {config}: " if config is not None else ""
+        return f"{where}there is no setting {name!r}.{did_you_mean(name, TrainSettings.model_fields)}"
+    problem = first["msg"][0].lower() + first["msg"][1:]
+    return f"{option}: {problem}; got {first['input']!r}."

@@ -51,11 +51,11 @@ def show_explanation(names: str, model: str | None, assignments: list[str], seed
     stack = Stack(build_methods(settings.methods, settings.method_settings()), seed)
     loaded = None
     if model is not None:
-        from steadytune.cli.train import _quiet_libraries
+        from steadytune.cli.train import quiet_libraries
         from steadytune.experiments.models import load_model
         from steadytune.tasks.task import Task
 
-        _quiet_libraries()
+        quiet_libraries()
         two_classes = Task("explain", "classification", "", "", "text", None, "label", ("0", "1"), {}, "accuracy")
         loaded, _, _ = load_model(model, two_classes)
     print(stack.explain(loaded))

@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
+from steadytune.experiments.data import check_source
+from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.models import find_model
 from steadytune.experiments.settings import parse_assignments, resolve_settings
 
 
@@ -18,17 +21,21 @@ def run_training(given: TrainOptions) -> None:
     options["set"] = parse_assignments(options["set"] or [])
     settings = resolve_settings(options, given.config)
 
+    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    check_source(settings)
+    RunFolder(settings.folder).check(settings)
+    find_model(settings.model)
     from steadytune.methods.registry import build_methods
 
-    build_methods(settings.methods, settings.method_settings())  # a wrong name is told before anything is loaded
-    _quiet_libraries()
+    build_methods(settings.methods, settings.method_settings())
+    quiet_libraries()
     from steadytune.cli.console import ConsoleReporter, before_and_after
     from steadytune.experiments.run import Interrupted, train
 
-    console = Console(stderr=False)
+    console = Console()
     reporter = ConsoleReporter(console, given.quiet)
-    names = "+".join(settings.methods)
-    reporter.note(f"{settings.model} on {settings.task or settings.train_file}, methods: {names}")
+    data = settings.task or settings.train_file
+    reporter.note(f"{settings.model} on {data}, methods: {' + '.join(settings.methods)}")
     try:
         result = train(settings, reporter)
     except Interrupted as stopped:
@@ -45,7 +52,7 @@ def run_training(given: TrainOptions) -> None:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
     import datasets
     import transformers

@@ -37,11 +37,11 @@ class RunFolder:
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
 
-    def claim(self, settings: TrainSettings) -> None:
-        """Make the folder this run's, or find that it is already.
+    def check(self, settings: TrainSettings) -> None:
+        """Look whether the folder is this run's or free, and change nothing.
 
         Raises:
-            SettingsError: it holds another run, or something else; nothing is changed then.
+            SettingsError: it holds another run, or something else.
         """
         wanted = _comparable(settings.model_dump())
         if self.config.is_file():
@@ -56,11 +56,22 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--output-dir {self.path}: is a file; give a folder.")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(entry != self.environment for entry in self.path.iterdir()):
             raise SettingsError(f"--output-dir {self.path}: is not empty and holds no run; give another folder.")
+
+    def claim(self, settings: TrainSettings) -> None:
+        """Make the folder this run's, if it is not already.
+
+        Raises:
+            SettingsError: as `check` does.
+        """
+        self.check(settings)
+        if self.config.is_file():
+            return
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
+        # The settings come last: a folder without them is not a run yet.
         write_json(self.environment, describe_environment(settings.seed))
+        write_atomically(self.config, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
 
     def read_metrics(self) -> dict[str, Any]:
         """What has been measured so far; empty for a new run.

@@ -97,8 +97,8 @@ def _require_on_hub(name: str) -> None:
     if not hub_is_reachable():
         constants.HF_HUB_OFFLINE = True  # everything after this answers at once instead of timing out
         raise ModelNotFoundError(
-            f"--model {name}: {looked}, and {constants.ENDPOINT} cannot be reached.{hint} Check the connection, give a "
-            "folder, or use --model minilm, which needs no Hub."
+            f"--model {name}: {looked}, and {constants.ENDPOINT} cannot be reached.{hint} Check the connection, "
+            "give a folder, or use --model minilm, which needs no Hub."
         )
     try:
         HfApi().model_info(name, timeout=CONNECTION_SECONDS)

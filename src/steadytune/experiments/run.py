@@ -13,15 +13,14 @@ from transformers import DataCollatorWithPadding, TrainingArguments, set_seed
 
 from steadytune.core.errors import SettingsError
 from steadytune.core.method import Method
+from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.models import load_model
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, ending_gently
 from steadytune.experiments.settings import TrainSettings
 from steadytune.hosts.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
-from steadytune.tasks.files import load_files
 from steadytune.tasks.metrics import compute_metrics
-from steadytune.tasks.registry import load_task
 from steadytune.tasks.subset import take_subset
 from steadytune.tasks.task import TaskData
 
@@ -70,56 +69,35 @@ def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResul
         Interrupted: the user stopped the run; a checkpoint was saved.
     """
     reporter = reporter or Silent()
-    methods = build_methods(settings.methods, settings.method_settings())
-    data = load_data(settings)
     folder = RunFolder(settings.folder)
-    folder.claim(settings)
+    folder.check(settings)
+    methods = build_methods(settings.methods, settings.method_settings())
+    arguments = training_arguments(settings, folder)
     metrics = folder.read_metrics()
     if "after" in metrics:
         return RunResult(folder.path, metrics, was_finished=True)
+    data = load_data(settings)
     for note in data.notes:
         reporter.note(note)
-    return _Run(settings, methods, data, folder, reporter).finish(metrics)
-
-
-def load_data(settings: TrainSettings) -> TaskData:
-    """Load the named task or the user's files, reduced to ``train_size`` rows.
-
-    Raises:
-        SettingsError: neither a task nor a file is given, or both.
-        DataError: a file cannot be used.
-    """
-    files = [name for name in ("train_file", "validation_file", "test_file") if getattr(settings, name) is not None]
-    if settings.task is not None and files:
-        raise SettingsError(f"--task and --{files[0].replace('_', '-')}: give one or the other.")
-    if settings.task is None and settings.train_file is None:
-        raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
-    if settings.task is not None:
-        data = load_task(settings.task)
-    else:
-        data = load_files(
-            settings.train_file or "",
-            settings.validation_file,
-            settings.test_file,
-            text_column=settings.text_column,
-            text_pair_column=settings.text_pair_column,
-            label_column=settings.label_column,
-            head=settings.head,
-        )
-    if settings.train_size is not None:
-        subset = take_subset(data.splits["train"], settings.train_size, settings.seed, data.task.label_names)
-        data.splits["train"] = subset
-    return data
+    run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
+    folder.claim(settings)  # only now, so that a mistake leaves no folder behind
+    return run.finish(metrics)
 
 
 class _Run:
     """The objects that one run needs at the same time."""
 
     def __init__(
-        self, settings: TrainSettings, methods: list[Method], data: TaskData, folder: RunFolder, reporter: Reporter
+        self,
+        *,
+        settings: TrainSettings,
+        methods: list[Method],
+        data: TaskData,
+        folder: RunFolder,
+        reporter: Reporter,
+        arguments: TrainingArguments,
     ) -> None:
         self.settings, self.data, self.folder, self.reporter = settings, data, folder, reporter
-        arguments = training_arguments(settings, folder)
         set_seed(settings.seed)  # the new head is drawn while the model loads
         self.model, self.tokenizer, _ = load_model(
             settings.model, data.task, trust_remote_code=settings.trust_remote_code
@@ -232,6 +210,8 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
     ]
     if settings.max_steps == 0:
         raise SettingsError("--max-steps: must be -1 (use the epochs) or at least 1; got 0.")
+    if settings.fp16 and (settings.use_cpu or not torch.cuda.is_available()):
+        raise SettingsError("--fp16 needs a GPU, and there is none in use here: leave it out, or use --bf16.")
     try:
         return TrainingArguments(
             output_dir=str(folder.checkpoints),

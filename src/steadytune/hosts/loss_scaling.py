@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from steadytune.core import randomness
 
 def scales_by_items(
     loss: Callable[[dict[str, Any], Tensor], Tensor], model: nn.Module, inputs: dict[str, Any]
-) -> bool:
+) -> bool | None:
     """Compute the loss for two numbers of items and see whether it changes.
 
     Runs without gradient or dropout and leaves training mode, random state and inputs as they were.
@@ -22,6 +23,9 @@ def scales_by_items(
         loss: maps a batch and a number of items to the loss.
         model: the model that the loss runs.
         inputs: one batch.
+
+    Returns:
+        ``None`` where this batch tells nothing, because its loss is 0 (no supervised item) or not finite.
 
     >>> scales_by_items(lambda batch, n: torch.tensor(1.0), nn.Linear(1, 1), {})
     False
@@ -38,4 +42,6 @@ def scales_by_items(
         for module, mode in modes.items():
             module.training = mode
         state.restore()
+    if few == 0 or not math.isfinite(few):
+        return None
     return few != many

@@ -128,11 +128,12 @@ class SteadyMixin(_Base):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
             )
         num_items_in_batch = self._repair_scaling(model, inputs, num_items_in_batch)
-        batch = dict(inputs)  # the Trainer takes the labels out of what it is given
+        given = dict(inputs)  # a loss may take out the labels, and what is not for the model
         with self.stack.clean_pass() as clean:
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
             )
+        batch = {name: value for name, value in given.items() if name in inputs or name == "labels"}
         loss = self.stack.add_terms(
             loss, outputs, clean, model=model, inputs=batch, denominator=self._denominator(num_items_in_batch)
         )
@@ -148,13 +149,15 @@ class SteadyMixin(_Base):
 
     def _repair_scaling(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> Any:
         """Find out once whether the loss heeds the number of items, and tell the Trainer (transformers#47688)."""
-        if self._scaling_is_probed or items is None:
-            return None if getattr(self, "loss_is_scaled_for_ga", None) is False else items
-        self._scaling_is_probed = True
+        declared = getattr(self, "loss_is_scaled_for_ga", None)
+        if self._scaling_is_probed or items is None or declared is not None:
+            return None if declared is False else items
         parent: Any = super()
-        if not scales_by_items(
+        heeds = scales_by_items(
             lambda batch, n: parent.compute_loss(model, batch, num_items_in_batch=n), model, inputs
-        ):
+        )
+        self._scaling_is_probed = heeds is not None
+        if heeds is False:
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = False
             if self.args.gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from steadytune.core.errors import MethodError, did_you_mean
@@ -74,30 +74,41 @@ def build_methods(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]
     """
     if list(names) == ["none"]:
         names = []
-    settings = dict(settings or {})
     for name in names:
+        if name == "none":
+            raise MethodError("'none' stands for no method at all: leave it out, or give it alone.")
         if name not in REGISTRY:
-            known = ", ".join(REGISTRY)
-            why = "'none' stands for no method, alone." if name == "none" else f"Known: {known}."
-            raise MethodError(f"There is no method {name!r} to combine.{did_you_mean(name, REGISTRY)} {why}")
-    for name in settings:
-        if name not in names:
-            in_use = ", ".join(names) or "none"
             raise MethodError(
-                f"Settings for {name!r}, which is not in use (methods: {in_use}).{did_you_mean(name, names)}"
+                f"There is no method {name!r}.{did_you_mean(name, REGISTRY)} Known: {', '.join(REGISTRY)}."
             )
-    built: list[Method] = []
+    built: dict[str, Method] = {}
+    source: dict[str, str] = {}
+    rest = dict(settings or {})
     for name in names:
-        one_or_more = _build(REGISTRY[name], settings.get(name, {}))
-        built += [one_or_more] if isinstance(one_or_more, Method) else list(one_or_more)
-    return built
+        one_or_more = _build(REGISTRY[name], rest.pop(name, {}))
+        for method in [one_or_more] if isinstance(one_or_more, Method) else one_or_more:
+            if method.name in built:
+                both = f"{source[method.name]} and {name}" if source[method.name] != name else f"{name} twice"
+                raise MethodError(f"Conflict between {both}: {method.name} can be there once. Leave one of them out.")
+            built[method.name], source[method.name] = method, name
+    for name, values in rest.items():
+        if name not in built:  # a half of an alias may be set by its own name: bregman.beta under smart
+            known = [*names, *built]
+            in_use = ", ".join(dict.fromkeys(known)) or "none"
+            raise MethodError(f"Settings for {name!r}, not in use (methods: {in_use}).{did_you_mean(name, known)}")
+        _refuse_unknown(name, values, REGISTRY[name].settings())
+        built[name] = replace(built[name], **values)
+    return list(built.values())
 
 
 def _build(entry: Entry, settings: Mapping[str, Any]) -> Built:
-    known = entry.settings()
+    _refuse_unknown(entry.name, settings, entry.settings())
+    return entry.build(**settings)
+
+
+def _refuse_unknown(method: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in settings:
         if name not in known:
             raise MethodError(
-                f"{entry.name} has no setting {name!r}.{did_you_mean(name, known)} Its settings: {', '.join(known)}."
+                f"{method} has no setting {name!r}.{did_you_mean(name, known)} Its settings: {', '.join(known)}."
             )
-    return entry.build(**settings)

@@ -1,0 +1,56 @@
+"""The rows of a run: a named task or the user's files. No torch here, so that mistakes in files are told at once."""
+
+from __future__ import annotations
+
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.settings import TrainSettings
+from steadytune.tasks.files import load_files
+from steadytune.tasks.registry import load_task, task_record
+from steadytune.tasks.sources import open_source
+from steadytune.tasks.subset import take_subset
+from steadytune.tasks.task import TaskData
+
+
+def check_source(settings: TrainSettings) -> None:
+    """Check that exactly one of task and files is given, that the task is known and that the files can be opened.
+
+    Raises:
+        SettingsError: it is not so.
+        DataError: a file is missing, empty or not of the format its name says.
+    """
+    files = {name: getattr(settings, name) for name in ("train_file", "validation_file", "test_file")}
+    files = {name: path for name, path in files.items() if path is not None}
+    if settings.task is not None and files:
+        raise SettingsError(f"--task and --{next(iter(files)).replace('_', '-')}: give one or the other.")
+    if settings.task is not None:
+        task_record(settings.task)
+    elif settings.train_file is None:
+        raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
+    for path in files.values():
+        open_source(path)
+
+
+def load_data(settings: TrainSettings) -> TaskData:
+    """Load the named task or the user's files, reduced to ``train_size`` rows.
+
+    Raises:
+        SettingsError: neither a task nor a file is given, or both.
+        DataError: a file cannot be used.
+    """
+    check_source(settings)
+    if settings.task is not None:
+        data = load_task(settings.task)
+    else:
+        data = load_files(
+            settings.train_file or "",
+            settings.validation_file,
+            settings.test_file,
+            text_column=settings.text_column,
+            text_pair_column=settings.text_pair_column,
+            label_column=settings.label_column,
+            head=settings.head,
+        )
+    if settings.train_size is not None:
+        subset = take_subset(data.splits["train"], settings.train_size, settings.seed, data.task.label_names)
+        data.splits["train"] = subset
+    return data

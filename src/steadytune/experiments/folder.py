@@ -56,8 +56,12 @@ class RunFolder:
             return
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--output-dir {self.path}: is a file; give a folder.")
-        if self.path.is_dir() and any(entry != self.environment for entry in self.path.iterdir()):
+        if self.path.is_dir() and any(not self._is_own_beginning(entry) for entry in self.path.iterdir()):
             raise SettingsError(f"--output-dir {self.path}: is not empty and holds no run; give another folder.")
+
+    def _is_own_beginning(self, entry: Path) -> bool:
+        """Whether a run that was ended before it was claimed may have left this."""
+        return entry == self.environment or (entry == self.checkpoints and not any(entry.iterdir()))
 
     def claim(self, settings: TrainSettings) -> None:
         """Make the folder this run's, if it is not already.

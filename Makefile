@@ -1,0 +1,40 @@
+# Two commands set everything up on a machine that has Python 3.11 and nothing else: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+# Two test processes with one thread each: torch would otherwise start as many threads in each.
+WORKERS ?= 2
+
+.PHONY: run test lint format docs clean
+
+run: $(STAMP)
+	$(BIN)/steadytune train --model minilm --task movie-reviews --train-size 500 \
+		--methods noisytune,smart --learning-rate 1e-4 --num-train-epochs 3 --max-eval-samples 1000 \
+		--output-dir runs/first
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules src/steadytune tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	# torch first and alone: resolved together with the rest, pip may choose a build with gigabytes of CUDA.
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -73,11 +73,12 @@ def explain(
     model: Annotated[str | None, typer.Option(help="Also say how far each weight of this model would move.")] = None,
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 42,
+    tensors: Annotated[bool, typer.Option("--tensors", help="With --model: one line for every tensor.")] = False,
 ) -> None:
     """Say what methods do to a step: passes, memory, what they touch, what conflicts."""
     from steadytune.cli.describe import show_explanation
 
-    show_explanation(names, model, set_ or [], seed)
+    show_explanation(names, model, set_ or [], seed, tensors=tensors)
 
 
 @app.command(epilog="Example: steadytune tasks")

@@ -42,7 +42,7 @@ def show_methods() -> None:
         console.print(settings, highlight=False, markup=False)
 
 
-def show_explanation(names: str, model: str | None, assignments: list[str], seed: int) -> None:
+def show_explanation(names: str, model: str | None, assignments: list[str], seed: int, *, tensors: bool) -> None:
     """Print what a stack of methods does."""
     settings = resolve_settings({"methods": names, "set": parse_assignments(assignments)})
     from steadytune.core.stack import Stack
@@ -58,7 +58,11 @@ def show_explanation(names: str, model: str | None, assignments: list[str], seed
         quiet_libraries()
         two_classes = Task("explain", "classification", "", "", "text", None, "label", ("0", "1"), {}, "accuracy")
         loaded, _, _ = load_model(model, two_classes)
-    print(stack.explain(loaded))
+    explanation = stack.explain(loaded)
+    print(explanation)
+    if tensors:
+        for report in explanation.weight_reports.values():
+            print(report.table())
 
 
 def show_tasks() -> None:

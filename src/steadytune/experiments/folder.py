@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from steadytune import __version__
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
 
@@ -100,6 +104,15 @@ class RunFolder:
         folders = [f for f in self.checkpoints.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
         # The stack's state is the last file of a checkpoint, so its presence says that the others are whole.
         return max((f for f in folders if (f / FILE_NAME).is_file()), key=updates, default=None)
+
+    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Save the model for plain ``from_pretrained``; the folder appears when it is whole."""
+        unfinished = self.path / "model.unfinished"
+        for leftover in (unfinished, self.model):
+            shutil.rmtree(leftover, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(self.model)
 
     def shorten_log(self, last_step: int) -> None:
         """Drop log lines after ``last_step``, which a resumed run writes again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +147,7 @@ class _Run:
             },
             "methods": [{"name": m.name, **m.settings()} for m in self.trainer.stack.methods],
         }
-        self.trainer.save_model(str(self.folder.model))
+        self.folder.save_model(self.model, self.tokenizer)
         write_json(self.folder.metrics, metrics)
         return RunResult(self.folder.path, metrics, was_finished=False)
 
@@ -202,7 +202,6 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
         "label_smoothing_factor",
         "bf16",
         "fp16",
-        "gradient_checkpointing",
         "use_cpu",
         "seed",
         "logging_steps",
@@ -212,9 +211,16 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
         raise SettingsError("--max-steps: must be -1 (use the epochs) or at least 1; got 0.")
     if settings.fp16 and (settings.use_cpu or not torch.cuda.is_available()):
         raise SettingsError("--fp16 needs a GPU, and there is none in use here: leave it out, or use --bf16.")
+    checkpointing = {}
+    if settings.gradient_checkpointing:
+        # Newer versions of Transformers call it so, and warn about the old name.
+        names = {f.name for f in fields(TrainingArguments)}
+        new_name = "activation_checkpointing" in names
+        checkpointing = {"activation_checkpointing" if new_name else "gradient_checkpointing": True}
     try:
         return TrainingArguments(
             output_dir=str(folder.checkpoints),
+            **checkpointing,
             **{name: getattr(settings, name) for name in same_name},
             eval_strategy="epoch",
             save_strategy="epoch" if settings.save_steps is None else "steps",

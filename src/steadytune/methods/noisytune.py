@@ -46,6 +46,15 @@ class WeightNoiseReport:
 
     tensors: tuple[TensorMovement, ...]
 
+    def table(self) -> str:
+        """One line per tensor: its name, entries, standard deviation, and how far it moved or why it stays."""
+        width = max((len(t.name) for t in self.tensors), default=0)
+        lines = [f"{'tensor':<{width}} {'entries':>12} {'std':>10}  moved by"]
+        for t in self.tensors:
+            outcome = f"stays ({t.reason})" if t.reason else f"{t.moved_by:.3g}"
+            lines.append(f"{t.name:<{width}} {t.size:>12,} {t.standard_deviation:>10.3g}  {outcome}")
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         moved = [t for t in self.tensors if not t.reason]
         stayed: dict[str, int] = {}
@@ -75,8 +84,8 @@ def unit_noise(name: str, shape: torch.Size, seed: int, noise: Noise = "uniform"
     """
     generator = torch.Generator().manual_seed(derive_seed("noisytune", seed, name))
     if noise == "gaussian":
-        return torch.randn(shape, generator=generator) / 12**0.5
-    return torch.rand(shape, generator=generator) - 0.5
+        return torch.randn(shape, generator=generator, dtype=torch.float32) / 12**0.5
+    return torch.rand(shape, generator=generator, dtype=torch.float32) - 0.5
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class NoisyTune(WeightMethod):
                 # Computed on the CPU in a fixed order, so that no device or thread count changes a bit.
                 wide = torch.promote_types(p.dtype, torch.float32)
                 change = unit.to(wide) * torch.tensor(self.intensity * scales[name], dtype=wide)
-                if apply:
+                if apply and self.intensity > 0:  # adding 0 would turn -0.0 into 0.0
                     p.copy_((p.detach().cpu().to(wide) + change).to(p.dtype))
             moved_by = float(change.double().square().mean().sqrt())
             yield TensorMovement(name, p.numel(), scales[name], moved_by, reasons[name])
@@ -190,9 +199,7 @@ class NoisyTune(WeightMethod):
         return {name: reason(name, p) for name, p in parameters.items()}
 
 
-def perturb_weights(
-    model: nn.Module, intensity: float = 0.15, *, seed: int = 0, **settings: Any
-) -> WeightNoiseReport:
+def perturb_weights(model: nn.Module, intensity: float = 0.15, *, seed: int = 0, **settings: Any) -> WeightNoiseReport:
     """NoisyTune as a function: perturb a model in place and return how far each tensor moved.
 
     Args:

@@ -161,9 +161,7 @@ def smoothness_at(
     total = torch.zeros((), dtype=torch.float64)
     for example, delta in zip(examples, deltas, strict=True):
         shift = delta.detach()
-        total = total + measure(
-            divergence, f(theta, example, shift), f(theta, example, torch.zeros_like(shift))
-        )
+        total = total + measure(divergence, f(theta, example, shift), f(theta, example, torch.zeros_like(shift)))
     return total / len(examples)
 
 
@@ -188,9 +186,7 @@ def smoothness(
 # --- D_Breg, L and the whole objective (3) --------------------------------------------------------
 
 
-def bregman(
-    f: Model, theta: Theta, theta_reference: Theta, examples: Sequence[Any], divergence: Divergence
-) -> Tensor:
+def bregman(f: Model, theta: Theta, theta_reference: Theta, examples: Sequence[Any], divergence: Divergence) -> Tensor:
     """D_Breg(theta, theta_ref) = (1/n) sum_i l_s(f(x_i; theta), f(x_i; theta_ref)), on clean inputs.
 
     The reference is a constant.

@@ -71,6 +71,11 @@ def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Pr
     Raises:
         HostError: the model is of a kind whose logits have no divergence here yet.
     """
+    if logits.dim() > 2 and _is_language_model(model):
+        raise HostError(
+            f"{type(model).__name__} is a language model, whose labels are shifted against its logits: terms that "
+            "compare logits do not support such heads yet."
+        )
     config = getattr(model, "config", None)
     problem = getattr(config, "problem_type", None)
     if problem == "regression":
@@ -87,6 +92,11 @@ def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Pr
             "without one label per position: such heads are not supported yet."
         )
     return "classification"
+
+
+def _is_language_model(model: nn.Module) -> bool:
+    get_output = getattr(model, "get_output_embeddings", None)
+    return callable(get_output) and get_output() is not None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

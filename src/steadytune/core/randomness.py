@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steadytune.core.errors import HostError
+
 
 def derive_seed(*parts: int | str) -> int:
     """Derive a 63-bit seed from integers and strings; the same parts give the same seed in every process.
@@ -35,7 +37,7 @@ class RandomState:
 
     @classmethod
     def capture(cls, device: torch.device) -> RandomState:
-        """Take a snapshot for the given device."""
+        """Take a snapshot for the given device; of one that is neither a CPU nor a CUDA GPU, the CPU's part alone."""
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(torch.get_rng_state(), device, on_device)
 
@@ -44,6 +46,19 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         if self.on_device is not None:
             torch.cuda.set_rng_state(self.on_device, self.device)
+
+
+def require_replay(device: torch.device) -> None:
+    """Refuse a device whose dropout masks cannot be replayed.
+
+    Raises:
+        HostError: the device is neither a CPU nor a CUDA GPU, whose generators are the ones known here.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise HostError(
+            f"Dropout masks on a {device.type} device cannot be replayed yet, so terms that run the model again are "
+            "refused there: train on the CPU (use_cpu=True) or on a CUDA GPU."
+        )
 
 
 @contextmanager

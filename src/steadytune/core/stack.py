@@ -113,6 +113,8 @@ class Stack:
         self._shadows = {key: Shadow(model) for key in keys}
         if resume_from is not None:
             self.load(resume_from)
+            moved = "moved the weights when the run began, and does not move them again in a resumed run."
+            self.reports = {m.name: f"{m.name} {moved}" for m in self.weight_methods}
         self.watch(optimizer)
         self._begin_update()
 
@@ -122,6 +124,8 @@ class Stack:
             self._optimizer_hook.remove()
         self._optimizer = None
         if optimizer is not None:
+            inner = getattr(optimizer, "optimizer", None)  # Accelerate's wrapper takes no hooks
+            optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
             self._optimizer = optimizer
             self._optimizer_hook = optimizer.register_step_post_hook(lambda *_: self.after_update())
         else:
@@ -158,7 +162,9 @@ class Stack:
             return
         model = self._require_prepared()
         assert self._tap is not None  # set by prepare() whenever there are loss methods
-        state = randomness.RandomState.capture(next(model.parameters()).device)
+        device = next(model.parameters()).device
+        randomness.require_replay(device)
+        state = randomness.RandomState.capture(device)
         with self._tap.watching():
             yield CleanPass(state)
 

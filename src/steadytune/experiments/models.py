@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def _is_cached(name: str) -> bool:
 
 def _require_on_hub(name: str) -> None:
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     looked = f"no folder {name!r}, nothing in the cache {constants.HF_HUB_CACHE}"
     hint = did_you_mean(name, EMBEDDED)
@@ -94,21 +95,25 @@ def _require_on_hub(name: str) -> None:
         raise ModelNotFoundError(
             f"--model {name}: {looked}, and the Hub is off (HF_HUB_OFFLINE).{hint} Give a folder."
         )
+    address = constants.ENDPOINT
+    remedy = f"{hint} Check the connection, give a folder, or use --model minilm, which needs no Hub."
     if not hub_is_reachable():
         constants.HF_HUB_OFFLINE = True  # everything after this answers at once instead of timing out
-        raise ModelNotFoundError(
-            f"--model {name}: {looked}, and {constants.ENDPOINT} cannot be reached.{hint} Check the connection, "
-            "give a folder, or use --model minilm, which needs no Hub."
-        )
+        raise ModelNotFoundError(f"--model {name}: {looked}, and {address} cannot be reached.{remedy}")
     try:
-        HfApi().model_info(name, timeout=CONNECTION_SECONDS)
+        _within(CONNECTION_SECONDS, lambda: HfApi().model_info(name))
+    except queue.Empty:
+        constants.HF_HUB_OFFLINE = True
+        raise ModelNotFoundError(
+            f"--model {name}: {looked}, and {address} did not answer in {CONNECTION_SECONDS:g} s.{remedy}"
+        ) from None
     except GatedRepoError as error:
         raise ModelNotFoundError(f"--model {name}: the Hub wants you to ask for access and log in.") from error
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(f"--model {name}: {looked}, and the Hub has no such model.{hint}") from error
-    except (HfHubHTTPError, OSError) as error:
-        address = constants.ENDPOINT
-        raise ModelNotFoundError(f"--model {name}: {looked}; {address} gave an error ({error}).") from error
+    except Exception as error:  # whatever the Hub's client and its HTTP library raise becomes one line
+        reason = " ".join(str(error).split())[:300]
+        raise ModelNotFoundError(f"--model {name}: {looked}; {address} gave an error ({reason}).{remedy}") from error
 
 
 def hub_is_reachable(seconds: float = CONNECTION_SECONDS) -> bool:
@@ -119,21 +124,31 @@ def hub_is_reachable(seconds: float = CONNECTION_SECONDS) -> bool:
     proxy = os.environ.get(f"{endpoint.scheme}_proxy") or os.environ.get(f"{endpoint.scheme.upper()}_PROXY")
     target = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else endpoint
     port = target.port or (80 if target.scheme == "http" else 443)
-    answer: queue.Queue[bool] = queue.Queue()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((target.hostname or "", port), timeout=seconds).close()
-            answer.put(True)
-        except OSError:
-            answer.put(False)
-
-    # In a thread, because looking up a name heeds no time-out.
-    threading.Thread(target=connect, daemon=True).start()
     try:
-        return answer.get(timeout=seconds + 0.5)
-    except queue.Empty:
+        _within(seconds, lambda: socket.create_connection((target.hostname or "", port), timeout=seconds).close())
+    except (OSError, queue.Empty):
         return False
+    return True
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> None:
+    """Ask, and raise what that raises, or ``queue.Empty`` when no answer has come in time.
+
+    In a thread, because neither looking up a name nor the Hub's client heeds a time-out.
+    """
+    answer: queue.Queue[Exception | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            ask()
+            answer.put(None)
+        except Exception as error:  # for the thread that waits
+            answer.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    error = answer.get(timeout=seconds)
+    if error is not None:
+        raise error
 
 
 def load_model(
@@ -166,12 +181,25 @@ def load_model(
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
+        raise ModelNotFoundError(
+            f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, source
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many tokens fit: what the tokenizer says, and no more than the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    for padding in (getattr(table, "padding_idx", None) for table in tables):
+        positions -= 0 if padding is None else padding + 1  # RoBERTa counts from behind the padding
+    return min(tokenizer.model_max_length, positions) if positions > 0 else tokenizer.model_max_length
 
 
 def _head(task: Task) -> dict[str, Any]:

@@ -104,6 +104,11 @@ class InterruptCallback(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        if control.should_training_stop and state.epoch is not None and not state.epoch.is_integer():
+            # The Trainer takes the stop for the end of an epoch, and would evaluate and save once more.
+            control.should_evaluate = control.should_save = control.should_log = False
+
 
 @contextmanager
 def ending_gently(callback: InterruptCallback, reporter: Reporter) -> Iterator[None]:

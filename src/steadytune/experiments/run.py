@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DataCollatorWithPadding, TrainingArguments, set_seed
+from transformers import DataCollatorWithPadding, TrainerState, TrainingArguments, set_seed
 
 from steadytune.core.errors import SettingsError
 from steadytune.core.method import Method
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
-from steadytune.experiments.models import load_model
+from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, ending_gently
 from steadytune.experiments.settings import TrainSettings
 from steadytune.hosts.trainer import SteadyTrainer
@@ -102,6 +102,9 @@ class _Run:
         self.model, self.tokenizer, _ = load_model(
             settings.model, data.task, trust_remote_code=settings.trust_remote_code
         )
+        self.max_length = min(settings.max_length, longest_input(self.model, self.tokenizer))
+        if self.max_length < settings.max_length:
+            reporter.note(f"Texts are cut after {self.max_length} tokens: {settings.model} takes no more.")
         self.interrupt = InterruptCallback()
         self.report = ReportCallback(reporter, folder)
         self.splits = {name: self._tokenized(split, name) for name, split in data.splits.items()}
@@ -124,16 +127,7 @@ class _Run:
             metrics = {"before": self._evaluate()}
             write_json(self.folder.metrics, metrics)
         self.trainer.add_callback(self.report)
-        checkpoint = self.folder.last_checkpoint()
-        if checkpoint is not None:
-            self.reporter.note(f"Continuing from {checkpoint}.")
-        set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
-        try:
-            with ending_gently(self.interrupt, self.reporter):
-                self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        finally:
-            self.reporter.stop()
-        state = self.trainer.state
+        state = self._train(self.folder.last_checkpoint())
         if state.global_step < state.max_steps:
             raise Interrupted(state.global_step, state.max_steps)
         self.trainer.remove_callback(self.report)
@@ -150,6 +144,24 @@ class _Run:
         self.folder.save_model(self.model, self.tokenizer)
         write_json(self.folder.metrics, metrics)
         return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def _train(self, checkpoint: Path | None) -> TrainerState:
+        """Train to the end, or to where the user stops it, and return the Trainer's state there."""
+        if checkpoint is not None:
+            self.reporter.note(f"Continuing from {checkpoint}.")
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                # Training had ended, only the results were missing; the Trainer would take one update more.
+                ended = type(self.model).from_pretrained(checkpoint, use_safetensors=True)
+                self.model.load_state_dict(ended.state_dict())
+                return state
+        set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
+        try:
+            with ending_gently(self.interrupt, self.reporter):
+                self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        finally:
+            self.reporter.stop()
+        return self.trainer.state
 
     def _evaluate(self) -> dict[str, dict[str, float]]:
         results = {}
@@ -168,15 +180,14 @@ class _Run:
         if name != "train" and limit is not None and len(split) > limit:
             self.reporter.note(f"{name}: {limit:,} of {len(split):,} rows (--max-eval-samples).")
             split = take_subset(split, limit, 0, self.data.task.label_names)  # the same rows for every seed
-        return tokenize(split, self.tokenizer, self.settings.max_length)
+        return tokenize(split, self.tokenizer, self.max_length)
 
 
 def tokenize(split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Turn the columns ``text``, ``text_pair`` and ``label`` into what a model takes, cut at ``max_length`` tokens."""
-    length = min(max_length, tokenizer.model_max_length)
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=length)
+        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
         return {**encoded, "labels": rows["label"]}
 
     return split.map(encode, batched=True, remove_columns=split.column_names)
@@ -210,7 +221,9 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
     if settings.max_steps == 0:
         raise SettingsError("--max-steps: must be -1 (use the epochs) or at least 1; got 0.")
     if settings.fp16 and (settings.use_cpu or not torch.cuda.is_available()):
-        raise SettingsError("--fp16 needs a GPU, and there is none in use here: leave it out, or use --bf16.")
+        raise SettingsError(
+            "--fp16 needs a GPU, and there is none in use here: leave it out, or use --bf16 (on a CPU with --use-cpu)."
+        )
     checkpointing = {}
     if settings.gradient_checkpointing:
         # Newer versions of Transformers call it so, and warn about the old name.

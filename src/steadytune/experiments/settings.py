@@ -17,7 +17,8 @@ def _setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
 
 
 def _as_names(value: Any) -> Any:
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    return ["none"] if names == [] else names
 
 
 def _as_text(value: Any) -> Any:

@@ -180,6 +180,7 @@ class NoisyTune(WeightMethod):
         self, model: nn.Module, parameters: Mapping[str, nn.Parameter], scales: Mapping[str, float]
     ) -> dict[str, str]:
         pretrained = pretrained_parameters(model)
+        head = self.head and not hasattr(model, "peft_config")  # what PEFT adds is an adapter, not a head
         words: set[int] = set()
         if self.word_embeddings == "keep" or (self.word_embeddings == "auto" and is_multilingual(model)):
             words = {id(p) for p in word_embedding(model).parameters()}
@@ -187,7 +188,7 @@ class NoisyTune(WeightMethod):
         def reason(name: str, p: nn.Parameter) -> str:
             checks = {
                 "frozen": not p.requires_grad,
-                "new head": name not in pretrained and not self.head,
+                "new head": name not in pretrained and not head,
                 "word embeddings": id(p) in words,
                 "skipped by name": any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip),
                 "a single entry": p.numel() < 2,

@@ -1,0 +1,27 @@
+"""What is learned: the known tasks, the user's own files, small subsets of either, and the scores.
+
+Importing this package imports neither torch, transformers, datasets nor pyarrow; loading rows does.
+"""
+
+from steadytune.tasks.demo import minilm_folder
+from steadytune.tasks.files import load_files
+from steadytune.tasks.metrics import compute_metrics
+from steadytune.tasks.registry import load_task, task_names, task_record
+from steadytune.tasks.subset import TrainSize, parse_train_size, take_subset
+from steadytune.tasks.task import Head, RowCounts, Task, TaskData
+
+__all__ = [
+    "Head",
+    "RowCounts",
+    "Task",
+    "TaskData",
+    "TrainSize",
+    "compute_metrics",
+    "load_files",
+    "load_task",
+    "minilm_folder",
+    "parse_train_size",
+    "take_subset",
+    "task_names",
+    "task_record",
+]

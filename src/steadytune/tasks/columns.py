@@ -1,0 +1,146 @@
+"""Find the columns of the user's files and read them as text, text_pair and label, refusing rows without text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steadytune.core.errors import DataError, SettingsError, did_you_mean
+from steadytune.tasks import csv_files, json_lines, parquet_files
+from steadytune.tasks.locations import excerpt, file_place, listing, no_rows, row_place
+from steadytune.tasks.sources import Source
+from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray, Table
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns in the user's files."""
+
+    text: str
+    text_pair: str | None
+    label: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text columns: one, or two for pairs."""
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+
+def choose_columns(
+    source: Source, text_column: str | None, text_pair_column: str | None, label_column: str | None
+) -> Columns:
+    """Return the columns to read: the given ones, else `text`, `text_pair` where there is one, and `label`.
+
+    Raises DataError when the source lacks one of them, SettingsError when one column is asked to be two things.
+    """
+    if text_pair_column is None and TEXT_PAIR in _column_names(source) and text_column in (None, TEXT):
+        text_pair_column = TEXT_PAIR
+    columns = Columns(text_column or TEXT, text_pair_column, label_column or LABEL)
+    chosen = [*columns.texts, columns.label]
+    for name, times in Counter(chosen).items():
+        if times > 1:
+            raise SettingsError(f"the column {excerpt(name)} is asked to be two things; name different columns.")
+    check_columns(source, columns)
+    return columns
+
+
+def check_columns(source: Source, columns: Columns) -> None:
+    """Raise DataError when the source lacks one of the columns or has it twice."""
+    found = _column_names(source)
+    for name, times in Counter(found).items():
+        if times > 1:
+            raise DataError(
+                f"{file_place(source.path)}: the column {excerpt(name)} occurs {times} times; "
+                "give each column its own name."
+            )
+    wanted = {"text_column": columns.text, "text_pair_column": columns.text_pair, "label_column": columns.label}
+    for option, name in wanted.items():
+        if name is None or name in found:
+            continue
+        raise DataError(
+            f"{file_place(source.path)}: no column {excerpt(name)}; found are {listing(found)}.{_near(name, found)}"
+            f"{_other_delimiter(source, found)} Name the column with {option}."
+        )
+
+
+def read_columns(source: Source, columns: Columns) -> Table:
+    """Return the rows of a source: `text`, `text_pair` for pairs, and `label` as it is in the file.
+
+    Raises DataError naming file, row and column for a row without text, and for a file without rows.
+    """
+    table = _read(source, columns)
+    if table.num_rows == 0:
+        raise no_rows(source.path)
+    for name in columns.texts:
+        _check_text(source, name, table.column(name))
+    names = {columns.text: TEXT, columns.label: LABEL, columns.text_pair: TEXT_PAIR}
+    return table.rename_columns([names[name] for name in table.column_names])
+
+
+def first_true(mask: Any) -> int | None:
+    """Return the index of the first true value of a boolean array of numpy or Arrow, or None.
+
+    >>> import numpy
+    >>> first_true(numpy.array([False, True]))
+    1
+    """
+    import numpy as np
+
+    rows = np.flatnonzero(np.asarray(mask))
+    return int(rows[0]) if len(rows) else None
+
+
+def _column_names(source: Source) -> list[str]:
+    if source.format == "parquet":
+        return parquet_files.column_names(source)
+    if source.format == "json lines":
+        return json_lines.column_names(source)
+    return csv_files.column_names(source)
+
+
+def _read(source: Source, columns: Columns) -> Table:
+    if source.format == "parquet":
+        return parquet_files.read(source, columns.texts, columns.label)
+    if source.format == "json lines":
+        return json_lines.read(source, columns.texts, columns.label)
+    return csv_files.read(source, [*columns.texts, columns.label])
+
+
+def _near(name: str, found: list[str]) -> str:
+    """Return a did-you-mean sentence, its name made harmless."""
+    if not did_you_mean(name, found):
+        return ""
+    near = next(candidate for candidate in found if did_you_mean(name, [candidate]) == did_you_mean(name, found))
+    return f" Did you mean {excerpt(near)}?"
+
+
+def _other_delimiter(source: Source, found: list[str]) -> str:
+    """Return a hint when the header of a csv or tsv file looks delimited by something else."""
+    if source.format not in ("csv", "tsv") or len(found) != 1:
+        return ""
+    for delimiter, advice in ((";", "write commas"), ("\t", "rename it to end in .tsv"), (",", "rename it to .csv")):
+        if delimiter in found[0]:
+            return f" The fields seem to be delimited by {delimiter!r}: {advice}."
+    return ""
+
+
+def _check_text(source: Source, name: str, column: ChunkedArray) -> None:
+    """Raise DataError for the first text that is null, empty or only white space."""
+    from pyarrow import compute
+
+    arrow: Any = compute
+    row = first_true(arrow.is_null(column)) if column.null_count else None
+    if row is not None:
+        raise DataError(f"{row_place(source.path, row + 1, name)}: the text is missing; fill it in or remove the row.")
+    row = first_true(arrow.equal(arrow.binary_length(column), 0))
+    if row is not None:
+        raise DataError(f"{row_place(source.path, row + 1, name)}: the text is empty; fill it in or remove the row.")
+    row = first_true(arrow.utf8_is_space(column))
+    if row is not None:
+        raise DataError(
+            f"{row_place(source.path, row + 1, name)}: the text is only white space; fill it in or remove the row."
+        )

@@ -1,0 +1,53 @@
+"""Say where in the user's data something is wrong: file, data row, column, and the offending value made harmless."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steadytune.core.errors import DataError
+
+LONGEST_EXCERPT = 60
+MOST_LISTED = 20
+
+
+def excerpt(value: object) -> str:
+    r"""Return a value from a data file fit for a terminal: escaped by `repr`, cut to 60 characters.
+
+    >>> excerpt("red \x1b[31m")
+    "'red \\x1b[31m'"
+    """
+    text = str(value)
+    escaped = repr(text[: LONGEST_EXCERPT + 1])
+    if len(text) <= LONGEST_EXCERPT and len(escaped) <= LONGEST_EXCERPT + 2:
+        return escaped
+    return repr(text[:LONGEST_EXCERPT])[1:-1][:LONGEST_EXCERPT].join("''") + "..."
+
+
+def listing(names: list[str]) -> str:
+    """Return names as a comma-separated list of excerpts, at most 20 of them.
+
+    >>> listing(["text", "label"])
+    "'text', 'label'"
+    """
+    rest = len(names) - MOST_LISTED
+    return ", ".join(excerpt(name) for name in names[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def file_place(path: Path) -> str:
+    """Return the path as it opens every message about the file."""
+    return repr(str(path))
+
+
+def row_place(path: Path, row: int, column: str | None = None) -> str:
+    """Return file, data row (from 1) and column as they open a message about one cell.
+
+    >>> row_place(Path("train.csv"), 3, "label")
+    "'train.csv', data row 3 (counted from 1 after any header), column 'label'"
+    """
+    place = f"{file_place(path)}, data row {row} (counted from 1 after any header)"
+    return place if column is None else f"{place}, column {excerpt(column)}"
+
+
+def no_rows(path: Path) -> DataError:
+    """Return the error about a file that has columns but no rows."""
+    return DataError(f"{file_place(path)}: the file has columns but no rows; give at least one row.")

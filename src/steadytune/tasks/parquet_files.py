@@ -1,0 +1,101 @@
+"""Read parquet files: only the needed columns, dictionaries decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from steadytune.core.errors import DataError
+from steadytune.tasks.locations import excerpt, file_place, row_place
+from steadytune.tasks.sources import Source
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray, Table
+
+
+def column_names(source: Source) -> list[str]:
+    """Return the names of the top-level columns."""
+    return list(_open(source).schema_arrow.names)
+
+
+def read(source: Source, text_columns: Sequence[str], label_column: str) -> Table:
+    """Return the named columns: texts as strings, labels as strings, numbers or booleans.
+
+    Raises DataError naming file and column when a column is of another type, or its text is not UTF-8.
+    """
+    import pyarrow as pa
+
+    names = [*text_columns, label_column]
+    try:
+        table = _open(source).read(columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(source, error) from None
+    texts = [_text(source, name, table.column(name)) for name in text_columns]
+    return pa.table([*texts, _label(source, label_column, table.column(label_column))], names=names)
+
+
+def _open(source: Source) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(source.path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(source, error) from None
+
+
+def _damaged(source: Source, error: Exception) -> DataError:
+    return DataError(f"{file_place(source.path)}: the parquet file is damaged ({excerpt(error)}); write it again.")
+
+
+def _text(source: Source, name: str, column: ChunkedArray) -> ChunkedArray:
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not _is_string(kind) and not pa.types.is_null(kind):
+        place = row_place(source.path, 1, name)
+        raise DataError(f"{place} and all others: the text is of type {excerpt(kind)}; write the column as strings.")
+    text = column.cast(pa.string())
+    _check_utf8(source, name, text)
+    return text
+
+
+def _label(source: Source, name: str, column: ChunkedArray) -> ChunkedArray:
+    import pyarrow as pa
+
+    kinds = pa.types
+    if kinds.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if _is_string(kind) or kinds.is_null(kind):
+        column = column.cast(pa.string())
+        _check_utf8(source, name, column)
+        return column
+    if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind):
+        return column
+    if kinds.is_decimal(kind):
+        return column.cast(pa.float64())
+    place = row_place(source.path, 1, name)
+    raise DataError(f"{place} and all others: the label is of type {excerpt(kind)}; give one name or one number.")
+
+
+def _is_string(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _check_utf8(source: Source, name: str, column: ChunkedArray) -> None:
+    """Raise DataError naming the first row whose bytes are not UTF-8."""
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+        return
+    except pa.ArrowInvalid:
+        pass
+    for row, value in enumerate(column.cast(pa.binary(), safe=False), start=1):
+        try:
+            (value.as_py() or b"").decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{row_place(source.path, row, name)}: not UTF-8; encode the text as UTF-8.") from None

@@ -98,7 +98,7 @@ def is_usage_error(error: BaseException) -> bool:
 
 def usage_message(error: Any) -> str:
     """One line for a mistake on the command line, with a suggestion where one is near."""
-    message = str(error.format_message())
+    message = str(error.format_message()) or "Name a verb."
     context = getattr(error, "ctx", None)
     if "did you mean" in message.lower() or context is None:
         return message

@@ -13,6 +13,7 @@ from transformers import DataCollatorWithPadding, TrainerState, TrainingArgument
 
 from steadytune.core.errors import SettingsError
 from steadytune.core.method import Method
+from steadytune.core.randomness import RandomState, replayed
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.models import load_model, longest_input
@@ -84,6 +85,18 @@ def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResul
     return run.finish(metrics)
 
 
+class _RunTrainer(SteadyTrainer):
+    """Evaluates on random numbers of its own.
+
+    A checkpoint may be written before or after the evaluation that falls on the same update; training that continues
+    from it draws the same numbers either way.
+    """
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with replayed(RandomState.capture(self.args.device)):
+            return super().evaluate(*args, **kwargs)
+
+
 class _Run:
     """The objects that one run needs at the same time."""
 
@@ -108,7 +121,7 @@ class _Run:
         self.interrupt = InterruptCallback()
         self.report = ReportCallback(reporter, folder)
         self.splits = {name: self._tokenized(split, name) for name, split in data.splits.items()}
-        self.trainer = SteadyTrainer(
+        self.trainer = _RunTrainer(
             model=self.model,
             args=arguments,
             methods=methods,

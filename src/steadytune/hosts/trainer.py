@@ -65,6 +65,7 @@ class SteadyMixin(_Base):
         self._resume_folder: str | None = None
         self._noised_model: nn.Module | None = None
         self._scaling_is_probed = False
+        self._divides_itself = False
         self.add_callback(_StackCallback(stack))
 
     def explain(self) -> Explanation:
@@ -137,6 +138,8 @@ class SteadyMixin(_Base):
         loss = self.stack.add_terms(
             loss, outputs, clean, model=model, inputs=batch, denominator=self._denominator(num_items_in_batch)
         )
+        if self._divides_itself:
+            loss = loss / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _denominator(self, num_items_in_batch: Tensor | int | None) -> Tensor | float | None:
@@ -160,6 +163,8 @@ class SteadyMixin(_Base):
         if heeds is False:
             self.model_accepts_loss_kwargs = False
             self.loss_is_scaled_for_ga = False
+            # Transformers before 5.19 does not ask, and never divides a loss function of the user's.
+            self._divides_itself = self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga")
             if self.args.gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1:
                 logger.warning(
                     "The loss of %s is an average over each micro-batch, but the Trainer takes it for a sum over the "

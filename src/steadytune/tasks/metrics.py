@@ -21,7 +21,6 @@ def compute_metrics(head: Head, logits: np.ndarray, labels: np.ndarray) -> dict[
     (where they are undefined), and `mse` in squared units of the labels.
 
     Rows whose outputs are not all finite are counted in `non_finite`, a key that is present only when there are any.
-    Rows whose outputs are not all finite are counted in `non_finite`, a key that is present only when there are any.
     In classification such a row is a prediction of no class, so it is wrong. In regression one such row makes
     `pearson` and `spearman` 0.0 and leaves `mse` out, as an `mse` beyond float64 is left out. Raises DataError for no
     rows, shapes that do not fit, or labels that are not class indices or not finite.

@@ -6,8 +6,6 @@ regression C = 1). It must be deterministic. "Line" below means a line of the pa
 float64, one example and one coordinate at a time, and every random draw is an argument.
 """
 
-# ruff: noqa: PLR0917 (the formulas have as many inputs as they have)
-
 from __future__ import annotations
 
 import math

@@ -12,6 +12,7 @@ import typer
 
 from steadytune import __version__
 from steadytune.cli import options
+from steadytune.cli.stopped import Stopped
 from steadytune.core.errors import SteadytuneError
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
@@ -112,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return app(arguments, standalone_mode=False) or 0
+        status = app(arguments, standalone_mode=False) or 0
+        return _fail("stopped.", status) if status == INTERRUPTED else status  # typer's answer to Ctrl-C
     except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
         if debug:
             traceback.print_exc()
@@ -123,13 +125,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SteadytuneError):
         return str(error), BAD_INPUT
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped.", INTERRUPTED
+    if isinstance(error, Stopped | KeyboardInterrupt):
+        return str(error) or "stopped.", INTERRUPTED
     if options.is_usage_error(error):
         return options.usage_message(error), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'input or output'}.", BAD_INPUT
+    if _is_failed_write(error):
+        return f"a file could not be written ({error}): is the disk full? The same command continues.", BAD_INPUT
     return f"internal error, {type(error).__name__}: {error} (--debug shows where).", INTERNAL_ERROR
+
+
+def _is_failed_write(error: BaseException) -> bool:
+    """Whether saving weights failed, which safetensors and torch do not tell by an OSError."""
+    signs = {"SafetensorError": ("I/O error",), "RuntimeError": ("PytorchStreamWriter", "iostream error")}
+    return any(sign in str(error) for sign in signs.get(type(error).__name__, ()))
 
 
 def _fail(message: str, status: int) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import warnings
 
-import typer
 from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
+from steadytune.cli.stopped import Stopped
 from steadytune.experiments.data import check_source
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
@@ -39,8 +39,7 @@ def run_training(given: TrainOptions) -> None:
     try:
         result = train(settings, reporter)
     except Interrupted as stopped:
-        typer.echo(f"steadytune: {stopped}; the same command continues from there.", err=True)
-        raise typer.Exit(130) from None
+        raise Stopped(f"{stopped}; the same command continues from there.") from None
     if given.quiet:
         return
     if result.was_finished:

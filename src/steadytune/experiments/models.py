@@ -48,8 +48,9 @@ def find_model(name: str) -> ModelSource:
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         return ModelSource(str(_model_folder(folder, name)), "folder")
-    if _is_cached(name):
-        return ModelSource(name, "cache")
+    cached = _cached_folder(name)
+    if cached is not None:
+        return ModelSource(str(cached), "cache")
     _require_on_hub(name)
     return ModelSource(name, "hub")
 
@@ -71,18 +72,20 @@ def _model_folder(folder: Path, name: str) -> Path:
     return folder
 
 
-def _is_cached(name: str) -> bool:
+def _cached_folder(name: str) -> Path | None:
+    """The folder in the Hub's cache: loaded by its path, Transformers asks the Hub for nothing else."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        has_config = isinstance(try_to_load_from_cache(name, "config.json"), str)
+        config = try_to_load_from_cache(name, "config.json")
     except HFValidationError as error:
         raise ModelNotFoundError(
             f"--model {name}: neither a folder nor a name the Hub could know.{did_you_mean(name, EMBEDDED)}"
         ) from error
     weights = ("model.safetensors", "model.safetensors.index.json")
-    return has_config and any(isinstance(try_to_load_from_cache(name, file), str) for file in weights)
+    has_weights = any(isinstance(try_to_load_from_cache(name, file), str) for file in weights)
+    return Path(config).parent if isinstance(config, str) and has_weights else None
 
 
 def _require_on_hub(name: str) -> None:
@@ -178,6 +181,8 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
         reason = " ".join(str(error).split())
+        if "ignore_mismatched_sizes" in reason:
+            reason = f"its head has not {task.number_of_outputs} outputs, or config.json is not that of its weights"
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error

@@ -20,6 +20,7 @@ import pytest
 import tiny_model
 import typer
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 import steadytune
@@ -374,6 +375,25 @@ def test_configurations_of_other_models_are_refused(refused, changed_model, conf
     assert "cannot be loaded for classification" in line
     assert expected in line
     assert len(line) < 700
+
+
+def without(folder: Path, part: str) -> Path:
+    """Take the tensors whose name holds `part` out of a model's weights."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    kept = {name: tensor for name, tensor in tensors.items() if part not in name}
+    assert 0 < len(kept) < len(tensors)
+    save_file(kept, file, metadata={"format": "pt"})
+    return folder
+
+
+def test_weights_without_a_part_of_the_encoder_are_refused(refused, changed_model) -> None:
+    line = refused(*RUN, "--model", str(without(changed_model(), "layer.0.attention")))
+    assert "tensors of the encoder are not in its weights" in line
+
+
+def test_weights_without_a_pooler_train(changed_model, place) -> None:
+    assert main([*RUN, "--model", str(without(changed_model(), "pooler")), "--max-steps", "1"]) == 0
 
 
 def test_a_head_of_another_width_is_refused(refused, place, tiny_folder, capsys) -> None:

@@ -51,3 +51,9 @@ def test_adapters_are_no_head():
     model = peft.get_peft_model(tiny_llama(), peft.LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(MethodError, match="perturb_weights"):
         noisytune(head=True).transform(model, seed=0)
+
+
+@pytest.mark.parametrize("skip", [5, [5], None, {"a": 1}])
+def test_what_is_no_pattern_is_refused(skip):
+    with pytest.raises(MethodError, match=r"noisytune\.skip"):
+        noisytune(skip=skip)

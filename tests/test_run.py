@@ -391,13 +391,15 @@ def callbacks(monkeypatch: pytest.MonkeyPatch) -> list[InterruptCallback]:
     return made
 
 
-def assert_ends_like(undisturbed: RunResult, result: RunResult, *, whole_log: bool = True) -> None:
+def assert_ends_like(
+    undisturbed: RunResult, result: RunResult, *, whole_log: bool = True, updates: int = UPDATES
+) -> None:
     assert not result.was_finished
     assert_same_weights(undisturbed.folder, result.folder)
     timing = "seconds_in_last_session"
     expected, found = ({**r.metrics, "training": {**r.metrics["training"], timing: 0}} for r in (undisturbed, result))
     assert found == expected
-    assert [line["step"] for line in log_of(result.folder)] == list(range(1, UPDATES + 1))
+    assert [line["step"] for line in log_of(result.folder)] == list(range(1, updates + 1))
     assert log_of(result.folder) == log_of(undisturbed.folder)
     if whole_log:
         assert log_of(result.folder, "eval_loss") == log_of(undisturbed.folder, "eval_loss")
@@ -447,8 +449,9 @@ def test_a_run_that_broke_off_ends_like_an_undisturbed_one(
     assert_ends_like(undisturbed, result, whole_log=save_steps != PER_EPOCH)
 
 
-def test_a_run_that_broke_off_between_training_and_results_ends_the_same(settings, monkeypatch) -> None:
-    undisturbed = train(settings(output_dir="undisturbed"))
+@pytest.mark.parametrize("max_steps", [-1, UPDATES - 2])
+def test_a_run_that_broke_off_between_training_and_results_ends_the_same(settings, monkeypatch, max_steps) -> None:
+    undisturbed = train(settings(output_dir="undisturbed", max_steps=max_steps))
 
     def fail(*args: object) -> None:
         raise RuntimeError("power failure")
@@ -456,8 +459,9 @@ def test_a_run_that_broke_off_between_training_and_results_ends_the_same(setting
     with monkeypatch.context() as broken:
         broken.setattr(RunFolder, "save_model", fail)
         with pytest.raises(RuntimeError, match="power failure"):
-            train(settings())
-    assert_ends_like(undisturbed, train(settings()))
+            train(settings(max_steps=max_steps))
+    result = train(settings(max_steps=max_steps))
+    assert_ends_like(undisturbed, result, updates=UPDATES if max_steps == -1 else max_steps)
 
 
 def test_checkpoints_that_were_not_written_to_their_end_are_ignored(settings, callbacks, place) -> None:

@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Iterable
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +176,8 @@ def load_model(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source.location, use_safetensors=True, **_head(task), **options
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source.location, use_safetensors=True, output_loading_info=True, **_head(task), **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
@@ -186,6 +187,7 @@ def load_model(
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
+    _require_body(model, loading["missing_keys"], name)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
@@ -196,6 +198,16 @@ def load_model(
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, source
+
+
+def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
+    # A new head is expected, and some checkpoints come without the pooler; anything else would train from random.
+    absent = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
+    if absent:
+        raise ModelNotFoundError(
+            f"--model {name}: {len(absent)} tensors of the encoder are not in its weights, {absent[0]} for one: the "
+            "file is not of this architecture or not whole."
+        )
 
 
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -122,7 +122,10 @@ class NoisyTune(WeightMethod):
     seed: int | None = hyperparameter(None, "seed of the noise; none takes the stack's")
 
     def __post_init__(self) -> None:
-        patterns = (self.skip,) if isinstance(self.skip, str) else tuple(self.skip)
+        given = (self.skip,) if isinstance(self.skip, str) else self.skip
+        if not isinstance(given, list | tuple) or not all(isinstance(pattern, str) for pattern in given):
+            raise MethodError(f"noisytune.skip must be name patterns such as *.bias; got {self.skip!r}.")
+        patterns = tuple(given)
         object.__setattr__(self, "skip", patterns)
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise MethodError(f"noisytune.seed must be a whole number or none; got {self.seed!r}.")

@@ -12,7 +12,8 @@ from steadytune.experiments.settings import parse_assignments, resolve_settings
 
 def show_methods() -> None:
     """Print the methods, then every setting with its default and range."""
-    from steadytune.core.method import PLAIN_STEP, allowed_values
+    from steadytune.core.method import allowed_values
+    from steadytune.core.stack import Stack
     from steadytune.methods.registry import REGISTRY
 
     console = Console()
@@ -21,8 +22,7 @@ def show_methods() -> None:
         table.add_column(column, justify="right" if column == "step" else "left", no_wrap=column != "what it does")
     for entry in REGISTRY.values():
         parts = entry.methods()
-        units = PLAIN_STEP.units + sum(m.cost().units for m in parts)
-        table.add_row(entry.name, parts[0].role, f"{units / PLAIN_STEP.units:.2f} x", entry.summary)
+        table.add_row(entry.name, parts[0].role, f"{Stack(parts).explain().relative_cost:.2f} x", entry.summary)
     console.print(table)
     console.print(
         "step: arithmetic of a training step, plain = 1. Names can be combined: noisytune,smart", style="dim"

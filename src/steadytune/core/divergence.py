@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steadytune.core.errors import HostError
+from steadytune.core.tap import has_output_embeddings
 
 Prediction = Literal["classification", "regression", "multi_label"]
 
@@ -71,7 +72,7 @@ def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Pr
     Raises:
         HostError: the model is of a kind whose logits have no divergence here yet.
     """
-    if logits.dim() > 2 and _is_language_model(model):
+    if logits.dim() > 2 and has_output_embeddings(model):
         raise HostError(
             f"{type(model).__name__} is a language model, whose labels are shifted against its logits: terms that "
             "compare logits do not support such heads yet."
@@ -92,11 +93,6 @@ def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Pr
             "without one label per position: such heads are not supported yet."
         )
     return "classification"
-
-
-def _is_language_model(model: nn.Module) -> bool:
-    get_output = getattr(model, "get_output_embeddings", None)
-    return callable(get_output) and get_output() is not None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import CheckpointError
 from steadytune.core.shadow import Teacher
 
@@ -44,12 +44,8 @@ def write_state(folder: Path, state: StackState) -> Path:
         "description": json.dumps(state.description, sort_keys=True),
         "teachers": json.dumps([asdict(key) for key in state.teachers]),
     }
-    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-    try:
+    with replaced_when_whole(path) as unfinished:
         save_file(tensors, unfinished, metadata=metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -38,6 +38,16 @@ def word_embedding(model: nn.Module) -> nn.Module:
     return found
 
 
+def has_output_embeddings(model: nn.Module) -> bool:
+    """Whether the model ends in a language-model head, which is pretrained and predicts shifted labels.
+
+    >>> has_output_embeddings(nn.Linear(1, 1))
+    False
+    """
+    get_output = getattr(model, "get_output_embeddings", None)
+    return callable(get_output) and isinstance(get_output(), nn.Module)
+
+
 @dataclass(frozen=True)
 class Seen:
     """The embeddings of one pass: ``(batch, length, width)``, their type and device, the type the pass computes in."""

@@ -7,8 +7,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steadytune import __version__
+from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.settings import TrainSettings
 
@@ -167,23 +166,12 @@ def describe_environment(seed: int) -> dict[str, Any]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
-    with _unfinished(path) as unfinished:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+    with replaced_when_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically."""
     write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)

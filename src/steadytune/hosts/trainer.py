@@ -104,8 +104,7 @@ class SteadyMixin(_Base):
         """Perturb the weights and copy the teachers, then create the optimizer as the Trainer does."""
         model = self.accelerator.unwrap_model(self.model)
         resume_from = self._resume_folder if self._has_state(self._resume_folder) else None
-        first_time = self._noised_model is not model and self._resume_folder is None
-        self.stack.prepare(model, perturb=first_time, resume_from=resume_from)
+        self.stack.prepare(model, perturb=self._noised_model is not model, resume_from=resume_from)
         self._noised_model = model
         optimizer = super().create_optimizer(*args, **kwargs)
         self.stack.watch(optimizer)

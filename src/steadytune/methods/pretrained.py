@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from steadytune.core.tap import has_output_embeddings
+
 #: Architectures of Transformers that exist only as multilingual checkpoints.
 MULTILINGUAL_TYPES = frozenset(
     {
@@ -40,9 +42,7 @@ def pretrained_parameters(model: nn.Module) -> frozenset[str]:
     if not isinstance(body, nn.Module) or body is model:
         return frozenset(names)
     inside = {id(p) for p in body.parameters()}
-    get_output = getattr(model, "get_output_embeddings", None)
-    output = get_output() if callable(get_output) else None
-    if isinstance(output, nn.Module):
+    if has_output_embeddings(model):
         return frozenset(names)
     return frozenset(name for name, p in names.items() if id(p) in inside)
 

@@ -26,7 +26,8 @@ from transformers import (
 from steadytune import Stack, bregman, noisytune, smart, smoothness
 from steadytune.core import ascent
 from steadytune.core.errors import CheckpointError, HostError, MethodError
-from steadytune.core.method import PLAIN_STEP, Cost, Method, WeightMethod
+from steadytune.core.cost import PLAIN_STEP, Cost
+from steadytune.core.method import Method, WeightMethod
 from steadytune.core.step import Step
 from steadytune.core.tap import Tap, word_embedding
 from steadytune.methods.bregman import Bregman
@@ -533,7 +534,7 @@ def test_an_example_that_is_not_finite_gets_no_perturbation_and_is_counted(
         assert "non_finite_perturbations" not in stack.take_logs()
         with torch.no_grad():
             model.get_input_embeddings().weight[7] = float("nan")
-        stack._micro_batch = 0  # the same noise again
+        stack._noise_generator = None  # the same noise again
         stack.loss(model, batch)
         stack.loss(model, batch)
         assert stack.take_logs()["non_finite_perturbations"] == 2

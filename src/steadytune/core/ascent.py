@@ -52,7 +52,7 @@ def ascend(
     delta = start.detach()
     for _ in range(steps):
         delta.requires_grad_(True)
-        (gradient,) = _gradient(objective(delta), delta)
+        gradient = gradient_to(objective(delta), delta)
         delta = delta.detach()
         if projection == "linf":
             direction = gradient / _largest(gradient, dims=tuple(range(1, gradient.dim())))
@@ -63,9 +63,14 @@ def ascend(
     return _without_non_finite(delta)
 
 
-def _gradient(value: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
+def gradient_to(value: Tensor, delta: Tensor) -> Tensor:
+    """Gradient of a scalar to the perturbation alone; ``p.grad`` of the weights stays as it was.
+
+    Raises:
+        HostError: the model uses reentrant checkpointing, through which no such gradient can be taken.
+    """
     try:
-        return torch.autograd.grad(value, delta)
+        return torch.autograd.grad(value, delta)[0]
     except RuntimeError as error:
         if "checkpoint" in str(error).lower():
             raise HostError(
@@ -73,6 +78,31 @@ def _gradient(value: Tensor, delta: Tensor) -> tuple[Tensor, ...]:
                 "set gradient_checkpointing_kwargs={'use_reentrant': False}."
             ) from error
         raise
+
+
+def sentence_norm(x: Tensor) -> Tensor:
+    """L2 norm of each example over all its entries, ``(batch, 1, ..., 1)``, at least the smallest normal number.
+
+    >>> sentence_norm(torch.tensor([[[3.0, 4.0]]])).item()
+    5.0
+    """
+    norm = x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    return norm.view(-1, *[1] * (x.dim() - 1))
+
+
+def ascend_in_l2(delta: Tensor, gradient: Tensor, *, step_size: float, radius: float) -> Tensor:
+    """One step up of length ``step_size``, projected on the L2 ball of each sentence (FreeLB, algorithm 1, line 11).
+
+    An example whose gradient is zero or not finite stays where it is.
+
+    >>> ascend_in_l2(torch.zeros(1, 1, 2), torch.tensor([[[3.0, 4.0]]]), step_size=1.0, radius=0.5)
+    tensor([[[0.3000, 0.4000]]])
+    """
+    gradient, _ = _without_non_finite(gradient)
+    # Divided twice: the squares of a tiny gradient would vanish in the norm.
+    gradient = gradient / _largest(gradient, dims=tuple(range(1, gradient.dim())))
+    moved = delta.detach() + step_size * gradient / sentence_norm(gradient)
+    return moved * (radius / sentence_norm(moved)).clamp_max(1.0)
 
 
 def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -66,6 +66,22 @@ def divergence(prediction: Prediction, p: Tensor, q: Tensor) -> Tensor:
     return symmetric_kl(p, q)
 
 
+def one_way_divergence(prediction: Prediction, p: Tensor, q: Tensor) -> Tensor:
+    """KL(P||Q) of classes or yes/no labels, the squared difference of numbers; one value per item, in nats.
+
+    >>> one_way_divergence("classification", torch.zeros(1, 2), torch.zeros(1, 2))
+    tensor([0.])
+    """
+    if prediction == "regression":
+        return squared_difference(p, q)
+    p, q = _at_least_float32(p), _at_least_float32(q)
+    if prediction == "multi_label":
+        yes = p.sigmoid() * (functional.logsigmoid(p) - functional.logsigmoid(q))
+        return yes + (-p).sigmoid() * (functional.logsigmoid(-p) - functional.logsigmoid(-q))
+    log_p, log_q = functional.log_softmax(p, dim=-1), functional.log_softmax(q, dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Prediction:
     """Tell what a head predicts, by the rules of Transformers (``config.problem_type``, else labels and width).
 

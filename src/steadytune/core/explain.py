@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from steadytune.core.method import PLAIN_STEP, Cost, Method, WeightMethod
+from steadytune.core.composition import total_cost
+from steadytune.core.cost import PLAIN_STEP, Cost
+from steadytune.core.method import Method, WeightMethod
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Explanation:
 def explain(methods: Sequence[Method], model: nn.Module | None, seed: int, reports: Mapping[str, Any]) -> Explanation:
     """Collect the figures; weight methods that have not run on ``model`` yet are previewed."""
     rows = tuple(MethodExplanation(m.name, m.role, m.paper, m.settings(), m.cost(), m.effect()) for m in methods)
-    total = sum((m.cost() for m in methods), start=PLAIN_STEP)
+    total = total_cost(methods)
     shown = dict(reports)
     for method in methods:
         if isinstance(method, WeightMethod) and method.name not in shown and model is not None:

@@ -1,132 +1,45 @@
-"""The contract of a method: frozen hyper-parameters, facts on the class, and one of a few roles.
+"""The contract of a method: frozen hyper-parameters, facts on the class, and one of five roles.
 
 A method is a frozen dataclass. Its fields are its hyper-parameters, each declared with `hyperparameter`, so that
 range checks, help texts and tables all come from one place. What it *does* depends on its role:
 
 - `WeightMethod` changes the initial weights once, before the optimizer exists (NoisyTune).
-- `LossMethod` adds a term to the loss of every step (the smoothness regularizer, the Bregman proximal term).
+- `LossMethod` adds a term to the loss of every step (the smoothness regularizer, R-Drop).
+- `StepMethod` runs the backward passes of a step itself (FreeLB, SAM).
+- `OptimizerMethod` builds the optimizer, its groups or its schedule (RecAdam, layer-wise decay).
+- `ModelMethod` makes the model different while it trains, or at the end (Mixout, weight averaging).
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from steadytune.core.cost import CLEAN_PASS, PLAIN_STEP, Cost
 from steadytune.core.errors import MethodError
+from steadytune.core.hyperparameters import allowed_values, hyperparameter, is_allowed
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
+    from steadytune.core.passes import Passes
     from steadytune.core.scaling import PerItem
     from steadytune.core.shadow import Teacher
     from steadytune.core.step import Step
+    from steadytune.core.training import Attachment, Training
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What a method adds to one training step.
-
-    Passes are counted over the whole model. In units of one forward pass, a backward pass to the weights counts 2
-    and one to the input embeddings alone counts 1; a plain step is `PLAIN_STEP`, 3 units.
-
-    Attributes:
-        forwards: forward passes that keep an autograd graph.
-        forwards_without_graph: forward passes under ``no_grad``.
-        backwards: backward passes that reach the weights.
-        backwards_to_embeddings: backward passes that stop at the embeddings.
-        weight_copies: extra copies of the trainable weights held in memory.
-        activation_sets: extra sets of saved activations alive at the same time as the clean pass's.
-    """
-
-    forwards: int = 0
-    forwards_without_graph: int = 0
-    backwards: int = 0
-    backwards_to_embeddings: int = 0
-    weight_copies: int = 0
-    activation_sets: int = 0
-
-    @property
-    def units(self) -> int:
-        """Arithmetic in units of one forward pass.
-
-        >>> PLAIN_STEP.units
-        3
-        """
-        passes = self.forwards + self.forwards_without_graph
-        return passes + 2 * self.backwards + self.backwards_to_embeddings
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})
-
-
-PLAIN_STEP = Cost(forwards=1, backwards=1)
-
-
-def hyperparameter(
-    default: Any,
-    doc: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    low_open: bool = False,
-    choices: Sequence[Any] | None = None,
-    integer: bool = False,
-) -> Any:
-    """Declare a field of a method: its default, what it means, and the values it may take.
-
-    Args:
-        default: the default value, the paper's wherever the paper gives one.
-        doc: one line for tables and help.
-        low: smallest value allowed; with ``low_open`` the value must be above it.
-        high: largest value allowed.
-        low_open: exclude ``low`` itself.
-        choices: the only values allowed.
-        integer: require a whole number.
-    """
-    limits = {"low": low, "high": high, "low_open": low_open, "choices": choices, "integer": integer}
-    return field(default=default, metadata={"doc": doc, **limits})
-
-
-def allowed_values(metadata: Any) -> str:
-    """Describe the values that a hyper-parameter may take, for messages and tables.
-
-    >>> allowed_values(NO_LIMITS | {"low": 0, "high": 1})
-    'between 0 and 1'
-    """
-    if metadata["choices"] is not None:
-        return "one of " + ", ".join(map(str, metadata["choices"]))
-    low, high = metadata["low"], metadata["high"]
-    kind = "a whole number " if metadata["integer"] else ""
-    if low is None and high is None:
-        return kind.strip() or "any value"
-    if high is None:
-        return f"{kind}{'above' if metadata['low_open'] else 'at least'} {low:g}"
-    if metadata["low_open"]:
-        return f"{kind}above {low:g} and at most {high:g}"
-    return f"{kind}between {low:g} and {high:g}"
-
-
-NO_LIMITS: dict[str, Any] = {"low": None, "high": None, "low_open": False, "choices": None, "integer": False}
-
-
-def _is_allowed(value: Any, metadata: Any) -> bool:
-    if metadata["choices"] is not None:
-        # `True == 1`, so identity of type is part of the comparison.
-        return any(value == choice and type(value) is type(choice) for choice in metadata["choices"])
-    low, high = metadata["low"], metadata["high"]
-    if low is None and high is None and not metadata["integer"]:
-        return True
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    if metadata["integer"] and not isinstance(value, int):
-        return False
-    if low is not None and (value <= low if metadata["low_open"] else value < low):
-        return False
-    return high is None or value <= high
+#: What at most one method of a stack may own; the words complete "both own the ...".
+INITIAL_WEIGHTS = "initial weights"
+BACKWARD = "backward passes of a step"
+ADVERSARY = "adversarial perturbation of the word embeddings"
+TASK_EMBEDDINGS = "noise on the word embeddings of the task's own pass"
+TASK_LOSS = "pass that the task loss is computed on"
+OPTIMIZER = "optimizer"
+SCHEDULE = "learning-rate schedule"
+TRAINABLE = "choice of the weights that train"
 
 
 @dataclass(frozen=True)
@@ -138,6 +51,10 @@ class Method(ABC):
         paper: the source, as ``authors, venue year, equation``.
         role: one word for the tables.
         claims: things of which a stack may hold only one owner, for example ``"initial weights"``.
+        anchored: whether the method compares with the pretrained weights, which are then kept.
+        zero: settings under which training is plain bit for bit, for the contract.
+        felt: settings strong enough for a tiny random model to feel, for the contract.
+        not_applicable: properties of the contract that the method cannot have, each with its reason.
 
     Raises:
         MethodError: a hyper-parameter is outside its allowed range.
@@ -147,11 +64,15 @@ class Method(ABC):
     paper: ClassVar[str]
     role: ClassVar[str]
     claims: ClassVar[frozenset[str]] = frozenset()
+    anchored: ClassVar[bool] = False
+    zero: ClassVar[Mapping[str, Any]] = {}
+    felt: ClassVar[Mapping[str, Any]] = {}
+    not_applicable: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if "choices" in f.metadata and not _is_allowed(value, f.metadata):
+            if "choices" in f.metadata and not is_allowed(value, f.metadata):
                 raise MethodError(f"{self.name}.{f.name} must be {allowed_values(f.metadata)}; got {value!r}.")
 
     def settings(self) -> dict[str, Any]:
@@ -163,13 +84,28 @@ class Method(ABC):
         defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         return {name: v for name, v in self.settings().items() if getattr(self, name) != defaults.get(name)}
 
-    @abstractmethod
     def cost(self) -> Cost:
-        """What the method adds to one training step."""
+        """What the method adds to one training step; nothing unless it says otherwise."""
+        return Cost()
 
     @abstractmethod
     def effect(self) -> str:
         """One line: what the method touches, for `explain`."""
+
+    def check_model(self, training: Training) -> None:  # noqa: B027 - most have nothing to check
+        """Raise, before anything is changed, when the model lacks what the method needs or would not feel it.
+
+        Args:
+            training: the model and what is known about it.
+        """
+
+    def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:  # noqa: B027
+        """Raise or warn, in the first step, when the training loop cannot give what the method needs.
+
+        Args:
+            total_updates: optimizer updates of the whole training, ``None`` where the host does not know.
+            precision: the type that the forward pass computes in.
+        """
 
 
 @dataclass(frozen=True)
@@ -186,9 +122,9 @@ class WeightMethod(Method):
     def preview(self, model: nn.Module, seed: int) -> Any:
         """Return the report that `transform` would return, without changing the model."""
 
-    def cost(self) -> Cost:
-        """Nothing per step: the weights change once, before training."""
-        return Cost()
+    def renewed(self, model: nn.Module) -> frozenset[str]:  # noqa: ARG002 - base signature
+        """Names of the parameters that the method draws anew, so that they count as pretrained no longer."""
+        return frozenset()
 
 
 @dataclass(frozen=True)
@@ -196,6 +132,7 @@ class LossMethod(Method):
     """A method that adds ``weight`` times a term to the loss of every step; the order of terms does not matter."""
 
     role: ClassVar[str] = "loss"
+    zero: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
 
     weight: float = hyperparameter(
         1.0, "factor of the term in the loss; 0 measures it without acting", low=0, high=1000
@@ -205,14 +142,71 @@ class LossMethod(Method):
     def term(self, step: Step) -> PerItem:
         """Compute the unweighted, unreduced values of the term for one micro-batch."""
 
+    def task_change(self, step: Step) -> Tensor | None:  # noqa: ARG002 - base signature
+        """What to add to the task loss itself, scaled as the host scales it; only R-Drop has such a part."""
+        return None
+
     def teachers(self) -> tuple[Teacher, ...]:
         """The weight averages that `term` asks the step for."""
         return ()
 
-    def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:
-        """Raise or warn when the training loop cannot give what the method needs.
+    def site(self) -> int:
+        """Where the term perturbs: 0 for the word embeddings, ``k`` for the output of transformer layer ``k``."""
+        return 0
 
-        Args:
-            total_updates: optimizer updates of the whole training, ``None`` where the host does not know.
-            precision: the type that the forward pass computes in.
-        """
+
+@dataclass(frozen=True)
+class StepMethod(Method):
+    """A method that runs the forward and backward passes of each micro-batch itself; at most one in a stack."""
+
+    role: ClassVar[str] = "step"
+    claims: ClassVar[frozenset[str]] = frozenset({BACKWARD})
+    #: Whether the method needs the whole batch of an update at once, so that accumulation is refused.
+    whole_batch: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, passes: Passes) -> Tensor:
+        """Leave the gradients of one micro-batch in ``p.grad`` and return its loss, detached."""
+
+    @abstractmethod
+    def total(self, terms: Cost) -> Cost:
+        """Cost of one micro-batch, the plain step included, in which the loss terms alone cost ``terms``."""
+
+    def cost(self) -> Cost:
+        """What the method adds to a plain step."""
+        return self.total(Cost()) - PLAIN_STEP
+
+
+def on_a_clean_pass(terms: Cost) -> Cost:
+    """Cost of terms that get a clean pass of their own because the task's pass is perturbed; nothing without terms."""
+    return terms if terms == Cost() else CLEAN_PASS + terms
+
+
+@dataclass(frozen=True)
+class OptimizerMethod(Method):
+    """A method that builds the optimizer, changes its parameter groups or hooks it, or sets its schedule."""
+
+    role: ClassVar[str] = "optimizer"
+
+    def build(self, optimizer: torch.optim.Optimizer, training: Training) -> torch.optim.Optimizer:  # noqa: ARG002
+        """Return the optimizer to use, made from the host's, which has taken no step yet."""
+        return optimizer
+
+    def schedule(self, total_updates: int) -> Callable[[int], float] | None:  # noqa: ARG002 - base signature
+        """Factor of the learning rate by the number of updates done, or ``None`` for the host's own schedule."""
+        return None
+
+
+@dataclass(frozen=True)
+class ModelMethod(Method):
+    """A method that makes the model different while it trains, or changes the weights at the end."""
+
+    role: ClassVar[str] = "model"
+    #: Whether the weights at the end are not those of the last update.
+    changes_final_weights: ClassVar[bool] = False
+    #: Order at the end of training, low first: averages, then interpolation, then what is folded into the weights.
+    finishes: ClassVar[int] = 0
+
+    @abstractmethod
+    def attach(self, training: Training) -> Attachment:
+        """Change the model in place and return what follows the training and undoes the change."""

@@ -64,15 +64,12 @@ class Shadow:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.tensors = {
-            name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
-            for name, p in trainable(model).items()
-        }
+        self.tensors = copied(trainable(model))
 
     @torch.no_grad()
     def step(self, model: nn.Module, decay: float) -> None:
         """Move toward the model's weights: ``shadow = decay * shadow + (1 - decay) * weights``, in one fused pass."""
-        weights = trainable(model)
+        weights = dict(model.named_parameters())  # by name: what trains may change during the training
         shadows = [self.tensors[name] for name in self.tensors]
         targets = [weights[name].detach().to(s.dtype) for name, s in self.tensors.items()]
         if decay == 0:
@@ -82,7 +79,8 @@ class Shadow:
 
     def weights_like(self, model: nn.Module) -> dict[str, Tensor]:
         """The copy in the types of the model, as ``torch.func.functional_call`` takes it."""
-        return {name: self.tensors[name].to(p.dtype) for name, p in trainable(model).items()}
+        weights = dict(model.named_parameters())
+        return {name: tensor.to(weights[name].dtype) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the copy with saved tensors.
@@ -95,6 +93,17 @@ class Shadow:
             if tensors[name].shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
             own.copy_(tensors[name])
+
+
+def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached copies by name, at least float32, so that differences to them do not round away.
+
+    >>> copied({"w": torch.ones(1, dtype=torch.bfloat16)})["w"].dtype
+    torch.float32
+    """
+    return {
+        name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for name, p in parameters.items()
+    }
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,42 @@ from steadytune.core.errors import CheckpointError
 from steadytune.core.shadow import Teacher
 
 FILE_NAME = "steadytune.safetensors"
-FORMAT = 1
+FORMAT = 2
+#: Format 1 had teachers only, their tensors named by their number.
+READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
 class StackState:
-    """What a stack needs to continue: updates done, the methods it had, the teachers' weights."""
+    """What a stack needs to continue.
+
+    Attributes:
+        updates: updates done.
+        description: the methods it had, with their settings and the seed.
+        teachers: the teachers' weights.
+        anchor: the pretrained weights, where a method compares with them.
+        tensors: the state of each method by the method's name.
+        source: the folder that it was read from, for messages.
+    """
 
     updates: int
     description: Mapping[str, Any]
     teachers: Mapping[Teacher, Mapping[str, Tensor]]
+    anchor: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    source: str = "The checkpoint"
 
 
 def write_state(folder: Path, state: StackState) -> Path:
     """Write the state to ``folder``; a reader sees the whole file or none."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
+    groups = {f"teacher/{index}": weights for index, weights in enumerate(state.teachers.values())}
+    groups |= {"anchor": state.anchor} | {f"method/{name}": own for name, own in state.tensors.items()}
     tensors = {
-        f"{index}.{name}": tensor.contiguous()
-        for index, weights in enumerate(state.teachers.values())
+        # Tied or shared storage is not for safetensors to find out about.
+        f"{group}/{name}": tensor.detach().contiguous().clone()
+        for group, weights in groups.items()
         for name, tensor in weights.items()
     }
     metadata = {
@@ -49,8 +66,8 @@ def write_state(folder: Path, state: StackState) -> Path:
     return path
 
 
-def read_state(folder: Path, keys: tuple[Teacher, ...]) -> StackState:
-    """Read the state from ``folder``, for teachers with the given keys.
+def read_state(folder: Path) -> StackState:
+    """Read the state from ``folder``.
 
     Raises:
         CheckpointError: there is no state, it cannot be read, or a newer version wrote it.
@@ -64,20 +81,34 @@ def read_state(folder: Path, keys: tuple[Teacher, ...]) -> StackState:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != str(FORMAT):
+            if str(metadata.get("format")) not in map(str, READABLE):
                 raise CheckpointError(
-                    f"{path} has format {metadata.get('format')}, and this version of steadytune reads {FORMAT}: "
-                    "resume with the version that wrote it."
+                    f"{path} has format {metadata.get('format')}, and this version of steadytune reads up to "
+                    f"{FORMAT}: resume with the version that wrote it."
                 )
-            saved = {Teacher(**key): i for i, key in enumerate(json.loads(metadata["teachers"]))}
-            teachers: dict[Teacher, dict[str, Tensor]] = {}
-            for key in keys:
-                prefix = f"{saved[key]}." if key in saved else None
-                if prefix is not None:
-                    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - not a dict
-                    teachers[key] = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-            return StackState(int(metadata["updates"]), json.loads(metadata["description"]), teachers)
+            groups: dict[str, dict[str, Tensor]] = {}
+            for full_name in file.keys():  # noqa: SIM118 - not a dict
+                group, name = _split(full_name)
+                groups.setdefault(group, {})[name] = file.get_tensor(full_name)
+            saved = [Teacher(**key) for key in json.loads(metadata["teachers"])]
+            teachers = {key: groups.get(f"teacher/{i}", {}) for i, key in enumerate(saved)}
+            methods = {g.removeprefix("method/"): own for g, own in groups.items() if g.startswith("method/")}
+            description = json.loads(metadata["description"])
+            return StackState(
+                int(metadata["updates"]), description, teachers, groups.get("anchor", {}), methods, str(folder)
+            )
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} cannot be read ({error}): resume from an earlier checkpoint.") from error
+
+
+def _split(full_name: str) -> tuple[str, str]:
+    """Group and name of a tensor; in format 1, ``0.bert.pooler.weight`` is of teacher 0."""
+    parts = full_name.split("/")
+    if parts[0] in ("teacher", "method"):
+        return "/".join(parts[:2]), "/".join(parts[2:])
+    if parts[0] == "anchor":
+        return "anchor", "/".join(parts[1:])
+    number, name = full_name.split(".", 1)
+    return f"teacher/{number}", name

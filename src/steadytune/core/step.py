@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core import divergence as divergences
-from steadytune.core import randomness
+from steadytune.core import noise, randomness
 from steadytune.core.errors import HostError
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Shadow, Teacher
@@ -46,8 +45,10 @@ class Step:
         labels: the labels, if any.
         clean_logits: output of the clean pass, with its graph; the task loss shares it.
         clean: random state at the start of the clean pass.
-        tap: the word embeddings.
+        taps: the word embeddings as 0, and the outputs of those layers ``k`` that a method perturbs.
         shadows: the teachers' weights.
+        anchor: the pretrained weights of the parameters that train, where a method asks for them.
+        run_task: runs the host's own forward pass and loss again, for a second task loss.
         stream: gives the seed of the next stream of random numbers.
         noise_generator: generator of the random perturbations, shared by the micro-batches of one update.
     """
@@ -58,28 +59,49 @@ class Step:
     labels: Tensor | None
     clean_logits: Tensor
     clean: CleanPass
-    tap: Tap
+    taps: Mapping[int, Tap]
     shadows: Mapping[Teacher, Shadow]
+    anchor: Mapping[str, Tensor]
+    run_task: Callable[[], tuple[Tensor, Any]]
     stream: Callable[[], int]
     noise_generator: torch.Generator
     counts: PassCounts = field(default_factory=PassCounts)
     non_finite: list[Tensor] = field(default_factory=list)
     _teacher_logits: dict[tuple[Teacher, Masks], Tensor] = field(default_factory=dict)
+    _second_task: dict[Masks, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def logits(self, delta: Tensor | None = None, *, masks: Masks = "fresh") -> Tensor:
+    def logits(self, delta: Tensor | None = None, *, masks: Masks = "fresh", site: int = 0) -> Tensor:
         """Output of the model; with ``delta``, of a second pass with the word embeddings moved by it.
 
         Args:
             delta: ``(batch, length, width)`` or ``None`` for the clean pass, which all methods share.
             masks: dropout masks of the second pass: the clean pass's again, or fresh ones.
+            site: 0 moves the word embeddings, ``k`` the output of transformer layer ``k``.
+
+        Raises:
+            HostError: a layer is to be moved under gradient checkpointing, which would run it again unmoved.
         """
         if delta is None:
             return self.clean_logits
+        if site > 0 and getattr(self.plain_model, "is_gradient_checkpointing", False):
+            raise HostError(
+                "A perturbation of a hidden layer is lost when gradient checkpointing runs the layer again: "
+                "switch checkpointing off, or perturb the word embeddings (layer=0)."
+            )
         self.counts.perturbed += 1
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
         delta = torch.where(self.token_mask().unsqueeze(-1), delta, delta.new_zeros(()))
-        with self._masks(masks), self.tap.perturbing(delta):
+        with self._masks(masks), self.taps[site].perturbing(delta):
             return logits_of(self.model(**self.inputs))
+
+    def task(self, *, masks: Masks = "fresh") -> tuple[Tensor, Tensor]:
+        """Task loss, scaled as the host scales it, and logits of a second pass; equal questions are answered once."""
+        if masks not in self._second_task:
+            self.counts.perturbed += 1
+            with self._masks(masks):
+                loss, outputs = self.run_task()
+            self._second_task[masks] = (loss, logits_of(outputs))
+        return self._second_task[masks]
 
     def teacher_logits(self, teacher: Teacher, *, masks: Masks = "same") -> Tensor:
         """Output of the teacher on the clean batch, without gradient; equal questions are answered once."""
@@ -92,42 +114,29 @@ class Step:
             self._teacher_logits[key] = logits_of(outputs).detach()
         return self._teacher_logits[key]
 
-    def normal_noise(self, standard_deviation: float) -> Tensor:
-        """Gaussian noise for the word embeddings: zero at padding, independent of how much padding there is."""
-        shape, device = self.tap.seen.shape, self.tap.seen.device
-        mask = self.token_mask()
-        width = shape[-1]
-        # Rows are drawn for real tokens only, and in blocks of 16 numbers, the unit of torch's CPU generator: so
-        # neither padding nor the split into micro-batches changes what a token gets.
-        rows = torch.randn(
-            int(mask.sum()),
-            math.ceil(width / 16) * 16,
-            generator=self.noise_generator,
-            device=device,
-            dtype=self._perturbation_dtype(),
-        )
-        noise = torch.zeros(shape, device=device, dtype=rows.dtype)
-        noise[mask] = standard_deviation * rows[:, :width]
-        return noise
+    def normal_noise(self, standard_deviation: float, *, site: int = 0) -> Tensor:
+        """Gaussian noise for the embeddings: zero at padding, independent of how much padding there is."""
+        return noise.normal_noise(self._site(site), standard_deviation)
+
+    def uniform_noise(self, half_width: float | Tensor, *, site: int = 0) -> Tensor:
+        """Uniform noise in ``(-half_width, half_width)``, otherwise as `normal_noise`."""
+        return noise.uniform_noise(self._site(site), half_width)
 
     def token_mask(self) -> Tensor:
         """``(batch, length)``, true at the tokens that the model attends to."""
-        shape = self.tap.seen.shape[:2]
-        attention = self.inputs.get("attention_mask")
-        if attention is None:
-            return torch.ones(shape, dtype=torch.bool, device=self.tap.seen.device)
-        if attention.shape != shape:
-            raise HostError(
-                f"attention_mask has shape {tuple(attention.shape)} and the embeddings {tuple(shape)}: "
-                "a perturbation needs a mask of (batch, length)."
-            )
-        return attention.to(device=self.tap.seen.device, dtype=torch.bool)
+        return noise.token_mask(self.inputs, self.taps[0].seen)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The model's parameters by name, without the host's wrapper."""
+        return dict(self.plain_model.named_parameters())
 
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
         """The paper's l_s for what this head predicts: symmetric KL or squared difference, one value per item."""
-        return divergences.divergence(
-            divergences.prediction_of(self.plain_model, self.clean_logits, self.labels), p, q
-        )
+        return divergences.divergence(self.prediction(), p, q)
+
+    def prediction(self) -> divergences.Prediction:
+        """What this head predicts: classes, yes/no labels or numbers."""
+        return divergences.prediction_of(self.plain_model, self.clean_logits, self.labels)
 
     def per_item(self, values: Tensor) -> PerItem:
         """Attach to unreduced values the weights of the supervised items (0 where the label is -100)."""
@@ -136,17 +145,23 @@ class Step:
             return PerItem(values, (labels != -100).to(values.dtype))
         return PerItem(values, torch.ones_like(values))
 
+    def per_update(self, value: Tensor) -> PerItem:
+        """Spread one value, such as a penalty on the weights, over the items: it counts once per update."""
+        classes = self.prediction() == "classification"
+        like = self.clean_logits.select(-1, 0) if classes else self.clean_logits
+        return self.per_item(value.to(like.device).expand(like.shape))
+
     def report_non_finite(self, examples: Tensor) -> None:
         """Count examples whose perturbation was not finite and has been set to zero."""
         self.non_finite.append(examples.detach())
 
-    def _perturbation_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.tap.seen.dtype, torch.float32)
+    def _site(self, site: int) -> noise.Site:
+        return noise.Site(self.taps[site].seen, self.token_mask(), self.noise_generator)
 
     def _masks(self, masks: Masks) -> Any:
         if masks == "same":
             return randomness.replayed(self.clean.random_state)
-        return randomness.fresh(self.stream(), self.tap.seen.device)
+        return randomness.fresh(self.stream(), self.clean.random_state.device)
 
 
 def logits_of(outputs: Any) -> Tensor:

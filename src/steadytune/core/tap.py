@@ -1,14 +1,15 @@
-"""The tap: adds a perturbation to the word embeddings, where they really run.
+"""The tap: adds a perturbation to the word embeddings, or to the output of a layer, where they really run.
 
-A forward hook on the embedding module, never ``inputs_embeds``, which is refused by encoder-decoders and changes the
+A forward hook on the module, never ``inputs_embeds``, which is refused by encoder-decoders and changes the
 clean logits of several decoders. The hook is there only while a pass runs, so the model always leaves as it came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,12 @@ class Seen:
     precision: torch.dtype
 
 
+class _SeenEnough(Exception):  # noqa: N818 - no error: it ends a pass whose beginning was all that was wanted
+    pass
+
+
 class Tap:
-    """Watches and perturbs the output of one embedding module.
+    """Watches and perturbs the output of one module: a tensor, or a tuple that begins with one.
 
     Example:
         >>> embedding = nn.Embedding(5, 2)
@@ -93,11 +98,29 @@ class Tap:
             yield
         _ = self.seen
 
+    def measure(self, run: Callable[[], Any]) -> Seen:
+        """What the embeddings of a pass look like; the pass ends as soon as they are there.
+
+        Raises:
+            HostError: the pass ended and the embedding never ran.
+        """
+
+        def stop(_output: Tensor) -> None:
+            raise _SeenEnough
+
+        with torch.no_grad(), self._hook(stop), suppress(_SeenEnough):
+            run()
+        return self.seen
+
     @contextmanager
     def _hook(self, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        def forward_hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-            self._seen = Seen(output.shape, output.dtype, output.device, precision_now(output))
-            return change(output)
+        def forward_hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple) else output
+            self._seen = Seen(first.shape, first.dtype, first.device, precision_now(first))
+            changed = change(first)
+            if changed is None:
+                return None
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         self._seen = None
         handle = self.embedding.register_forward_hook(forward_hook)

@@ -167,6 +167,8 @@ class _Run:
                 # Training had ended, only the results were missing; the Trainer would take one update more.
                 ended = type(self.model).from_pretrained(checkpoint, use_safetensors=True)
                 self.model.load_state_dict(ended.state_dict())
+                self.trainer.stack.prepare(self.model, resume_from=checkpoint)
+                self.trainer.stack.finish()
                 return state
         set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.explain import Explanation
-from steadytune.core.stack import MethodOrMethods, Stack
+from steadytune.core.method import ModelMethod
+from steadytune.core.stack import Stack
 from steadytune.core.state import FILE_NAME
 from steadytune.hosts.loss_scaling import scales_by_items
 
@@ -83,11 +85,30 @@ class SteadyMixin(_Base):
                 f"nn.DataParallel over {self.args.n_gpu} GPUs is not supported: start with `torchrun` or "
                 "`accelerate launch`, or show one GPU only (CUDA_VISIBLE_DEVICES=0)."
             )
+        self._refuse_arguments()
         self._resume_folder = self._folder_to_resume(resume_from_checkpoint)
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+            if self.stack.methods:
+                self.stack.finish()
+            return result
         finally:
             self.stack.close()
+
+    def _refuse_arguments(self) -> None:
+        """Say before the training what of the Trainer's arguments a method cannot work with."""
+        step, accumulation = self.stack.step_method, self.args.gradient_accumulation_steps
+        if step is not None and step.whole_batch and accumulation > 1:
+            raise HostError(
+                f"{step.name} needs the whole batch of an update at once, and gradient_accumulation_steps is "
+                f"{accumulation}: set it to 1 with a larger batch, or leave {step.name} out."
+            )
+        final = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
+        if final and self.args.load_best_model_at_end:
+            raise HostError(
+                f"{final[0]} makes the final weights, and load_best_model_at_end would load others: "
+                f"set load_best_model_at_end=False, or leave {final[0]} out."
+            )
 
     def _folder_to_resume(self, resume: str | bool | None) -> str | None:
         if not resume:
@@ -101,14 +122,58 @@ class SteadyMixin(_Base):
         return folder
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Perturb the weights and copy the teachers, then create the optimizer as the Trainer does."""
+        """Change the weights and attach the methods, then create the optimizer as the Trainer and the methods say."""
         model = self.accelerator.unwrap_model(self.model)
         resume_from = self._resume_folder if self._has_state(self._resume_folder) else None
-        self.stack.prepare(model, perturb=self._noised_model is not model, resume_from=resume_from)
+        self.stack.prepare(
+            model, perturb=self._noised_model is not model, resume_from=resume_from, batches=self._batches
+        )
         self._noised_model = model
-        optimizer = super().create_optimizer(*args, **kwargs)
-        self.stack.watch(optimizer)
-        return optimizer
+        self.optimizer = self.stack.optimizer(super().create_optimizer(*args, **kwargs))
+        return self.optimizer
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        return (self._prepare_inputs(batch) for batch in self.get_train_dataloader())
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of a method where one has it, else the Trainer's."""
+        schedule = self.stack.schedule(num_training_steps)
+        if schedule is not None and self.lr_scheduler is None:
+            target = optimizer if optimizer is not None else self.optimizer
+            assert target is not None  # the Trainer creates it first
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(target, schedule)
+            self._created_lr_scheduler = True
+            return self.lr_scheduler
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None, *args: Any
+    ) -> Tensor:
+        """The Trainer's step; a method that runs the backward passes itself calls it as often as it needs."""
+        if self.stack.step_method is None:
+            return super().training_step(model, inputs, num_items_in_batch, *args)
+        parent: Any = super()
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+
+        def loss() -> Tensor:
+            with self.compute_loss_context_manager():
+                return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)
+
+        def run() -> Tensor:
+            return parent.training_step(model, dict(inputs), num_items_in_batch, *args)
+
+        return self.stack.run_step(inputs, loss=loss, run=run, update=self._update_in_between)
+
+    def _update_in_between(self) -> None:
+        """An update in the middle of a step, clipped as the Trainer clips."""
+        assert self.optimizer is not None and self.model is not None  # noqa: PT018 - training has begun
+        if self.args.max_grad_norm is not None and self.args.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     @staticmethod
     def _has_state(folder: str | None) -> bool:
@@ -129,13 +194,26 @@ class SteadyMixin(_Base):
             )
         num_items_in_batch = self._repair_scaling(model, inputs, num_items_in_batch)
         given = dict(inputs)  # a loss may take out the labels, and what is not for the model
+        parent: Any = super()
+
+        def again() -> tuple[Tensor, Any]:
+            return parent.compute_loss(
+                model, dict(given), return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
+            )
+
         with self.stack.clean_pass() as clean:
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
             )
         batch = {name: value for name, value in given.items() if name in inputs or name == "labels"}
         loss = self.stack.add_terms(
-            loss, outputs, clean, model=model, inputs=batch, denominator=self._denominator(num_items_in_batch)
+            loss,
+            outputs,
+            clean,
+            model=model,
+            inputs=batch,
+            denominator=self._denominator(num_items_in_batch),
+            run_task=again,
         )
         if self._divides_itself:
             loss = loss / self.current_gradient_accumulation_steps

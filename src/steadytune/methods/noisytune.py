@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from steadytune.core.errors import MethodError
 from steadytune.core.method import WeightMethod, hyperparameter
+from steadytune.core.pretrained import is_multilingual, pretrained_parameters
 from steadytune.core.randomness import derive_seed
 from steadytune.core.tap import word_embedding
-from steadytune.methods.pretrained import is_multilingual, pretrained_parameters
 
 Noise = Literal["uniform", "gaussian"]
 Scope = Literal["matrix", "global"]

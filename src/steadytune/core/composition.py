@@ -1,0 +1,66 @@
+"""Which methods may train together: flattening of groups, refusals, and the cost of a step with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from steadytune.core.cost import PLAIN_STEP, Cost
+from steadytune.core.errors import MethodError
+from steadytune.core.method import LossMethod, Method, StepMethod
+
+MethodOrMethods = Method | Iterable[Method]
+
+
+def flatten(methods: Iterable[MethodOrMethods]) -> Iterator[Method]:
+    """The single methods of a list that may hold groups such as ``smart()``.
+
+    Raises:
+        MethodError: an entry is neither.
+    """
+    for entry in methods:
+        if isinstance(entry, Method):
+            yield entry
+        elif isinstance(entry, Iterable) and not isinstance(entry, str):
+            yield from flatten(entry)
+        else:
+            raise MethodError(
+                f"{entry!r} is not a method: pass methods such as noisytune() or smart(), called with their settings."
+            )
+
+
+def conflict(first: Method, second: Method) -> str | None:
+    """Why two methods cannot train together and what to do about it, or ``None`` when they can.
+
+    >>> from steadytune import bregman, smoothness
+    >>> conflict(bregman(), smoothness()) is None
+    True
+    """
+    if first.name == second.name:
+        return f"{first.name} is in the stack twice: keep one of them."
+    shared = sorted(first.claims & second.claims)
+    if not shared:
+        return None
+    owned = " and the ".join(shared)
+    return f"{first.name} and {second.name} cannot train together: both own the {owned}. Keep one of them."
+
+
+def conflicts(methods: Sequence[Method]) -> list[str]:
+    """All refusals among a set of methods, one line each."""
+    pairs = ((a, b) for i, a in enumerate(methods) for b in methods[i + 1 :])
+    return [reason for a, b in pairs if (reason := conflict(a, b)) is not None]
+
+
+def total_cost(methods: Sequence[Method]) -> Cost:
+    """Cost of one micro-batch with all methods, the plain step included.
+
+    Copies that methods share, of a teacher or of the pretrained weights, are counted once.
+    """
+    step = next((m for m in methods if isinstance(m, StepMethod)), None)
+    terms = sum((m.cost() for m in methods if isinstance(m, LossMethod)), start=Cost())
+    others = sum((m.cost() for m in methods if not isinstance(m, LossMethod | StepMethod)), start=Cost())
+    total = (PLAIN_STEP + terms if step is None else step.total(terms)) + others
+    teachers = [t for m in methods if isinstance(m, LossMethod) for t in m.teachers()]
+    anchors = sum(m.anchored for m in methods)
+    shared = len(teachers) - len(set(teachers)) + max(anchors - 1, 0)
+    return replace(total, weight_copies=total.weight_copies - shared)

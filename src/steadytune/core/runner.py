@@ -1,0 +1,323 @@
+"""How a stack runs one micro-batch: the clean pass, the terms, and the passes of a step method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steadytune.core import randomness
+from steadytune.core.errors import HostError
+from steadytune.core.method import LossMethod, Method, StepMethod
+from steadytune.core.passes import Part, Passes
+from steadytune.core.precision import precision_now
+from steadytune.core.scaling import PerItem
+from steadytune.core.session import Session
+from steadytune.core.step import CleanPass, PassCounts, Step, logits_of
+
+
+class StepRunner(ABC):
+    """The half of a stack that runs micro-batches; `Stack` adds what comes before and after training."""
+
+    def __init__(self, methods: tuple[Method, ...], seed: int) -> None:
+        self.methods = methods
+        self.loss_methods = tuple(m for m in methods if isinstance(m, LossMethod))
+        self.step_method = next((m for m in methods if isinstance(m, StepMethod)), None)
+        self.seed = seed
+        self.total_updates: int | None = None
+        self.updates = 0
+        self.last_passes = PassCounts()
+        self._session: Session | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._host_is_checked = False
+        self._update_has_begun = False
+        self._micro_batches = 0
+        self._counts_updates = True
+        self._streams = 0
+        self._noise_generator: torch.Generator | None = None
+        self._part: Part = "all"
+        self._share = 1.0
+        self._sums: dict[str, list[Tensor]] = {}
+
+    @abstractmethod
+    def _refuse_bare_optimizer(self) -> None:
+        """Raise when a method was to change the optimizer and has not been given it."""
+
+    def _require_prepared(self) -> Session:
+        if self._session is None:
+            raise HostError("The stack has no model yet: call stack.prepare(model) before the first step.")
+        return self._session
+
+    def backward(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        *,
+        scale: float = 1.0,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+    ) -> Tensor:
+        """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
+
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+            scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
+            backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
+
+        Returns:
+            The loss of the micro-batch, detached and without ``scale``.
+        """
+
+        def run() -> Tensor:
+            loss = self._loss(model, batch)
+            backward(loss * scale)
+            return loss.detach()
+
+        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
+
+        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever.
+
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+
+        Raises:
+            HostError: a method of the stack runs the backward passes itself.
+        """
+        if self.step_method is not None:
+            raise HostError(
+                f"{self.step_method.name} runs the backward passes itself: write `stack.backward(model, batch)` in "
+                "place of `stack.loss(model, batch).backward()`."
+            )
+        return self._loss(model, batch)
+
+    def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        def task() -> tuple[Tensor, Any]:
+            outputs = model(**batch)
+            return outputs["loss"], outputs
+
+        with self.clean_pass() as clean:
+            loss, outputs = task()
+        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task)
+
+    def run_step(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        loss: Callable[[], Tensor],
+        run: Callable[[], Tensor],
+        update: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Run one micro-batch through the host's own passes, in the way that the stack's step method wants.
+
+        Args:
+            inputs: the batch.
+            loss: the host's forward pass and loss, through `clean_pass` and `add_terms`.
+            run: the same with the host's backward pass; returns the loss, detached.
+            update: the host's optimizer step and ``zero_grad``; by default those of the watched optimizer.
+        """
+        method, session = self.step_method, self._require_prepared()
+        if method is None:
+            return run()
+        if method.whole_batch and self._micro_batches > 0:
+            raise HostError(
+                f"{method.name} needs the whole batch of an update at once: set gradient accumulation to 1 and a "
+                "larger batch, or leave it out."
+            )
+        device = next(session.model.parameters()).device
+        randomness.require_replay(device)
+        self._begin_pass()
+        passes = Passes(
+            plain_model=session.model,
+            inputs=inputs,
+            tap=session.taps[0],
+            noise_generator=self._seeded_noise(device),
+            has_terms=bool(self.loss_methods),
+            loss=loss,
+            run=run,
+            limited=self._limited,
+            host_update=lambda: self._update_in_between(update),
+            stream=self._next_stream,
+            random_state=randomness.RandomState.capture(device),
+        )
+        result = method.run(passes)
+        self._micro_batches += 1
+        return result
+
+    @contextmanager
+    def _limited(self, part: Part, share: float) -> Iterator[None]:
+        self._part, self._share = part, share
+        try:
+            yield
+        finally:
+            self._part, self._share = "all", 1.0
+
+    def _update_in_between(self, update: Callable[[], None] | None) -> None:
+        self._counts_updates = False
+        try:
+            if update is not None:
+                update()
+            elif self._optimizer is not None:
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            else:
+                raise HostError("The step method updates weights in the middle of a step: prepare(model, optimizer).")
+        finally:
+            self._counts_updates = True
+
+    def _begin_pass(self) -> None:
+        """Whatever must happen before the first pass of an update."""
+        if self._update_has_begun:
+            return
+        self._refuse_bare_optimizer()
+        if not self.loss_methods:
+            self._check_host()
+        self._update_has_begun = True
+        self._require_prepared().before_update(self.updates, self.total_updates)
+
+    @contextmanager
+    def clean_pass(self) -> Iterator[CleanPass | None]:
+        """Surround the host's own forward pass; yields what `add_terms` needs, ``None`` where there are no terms."""
+        if not self.methods:
+            yield None
+            return
+        session = self._require_prepared()
+        self._begin_pass()
+        if not self.loss_methods or self._part == "task":
+            yield None
+            return
+        device = next(session.model.parameters()).device
+        randomness.require_replay(device)
+        state = randomness.RandomState.capture(device)
+        with ExitStack() as watched:
+            for tap in session.taps.values():
+                watched.enter_context(tap.watching())
+            yield CleanPass(state)
+
+    def add_terms(
+        self,
+        task_loss: Tensor,
+        outputs: Any,
+        clean: CleanPass | None,
+        *,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        denominator: Tensor | float | None = None,
+        run_task: Callable[[], tuple[Tensor, Any]] | None = None,
+    ) -> Tensor:
+        """Add every term to the task loss.
+
+        Args:
+            task_loss: as the host computed it.
+            outputs: output of the clean pass, with ``logits``.
+            clean: what `clean_pass` yielded.
+            model: the model as the host runs it.
+            inputs: the batch of the clean pass.
+            denominator: items that the host's loss was divided by, where that is not the micro-batch's own count.
+            run_task: runs the host's forward pass and loss again, for terms that ask for a second task loss.
+        """
+        if clean is None:
+            return task_loss * self._share if self._share != 1 else task_loss
+        self._check_host()
+        step = self._step(outputs, clean, model, inputs, run_task)
+        total = task_loss if self._part == "all" else torch.zeros_like(task_loss)
+        if denominator is None:
+            self._record("task_loss", task_loss.detach())
+        for method in self.loss_methods:
+            values: PerItem = method.term(step)
+            term = values.reduce(denominator)
+            total = total + method.weight * term.to(total.device)
+            self._record(method.name, values.reduce().detach())
+            change = method.task_change(step)
+            if change is not None:
+                total = total + change
+        for examples in step.non_finite:
+            self._record("non_finite_perturbations", examples.float())
+        self.last_passes = step.counts
+        if self.step_method is None:
+            self._micro_batches += 1
+        return total * self._share if self._share != 1 else total
+
+    def _check_host(self) -> None:
+        """Let every method refuse or warn about the host, once, when the first pass has shown its precision."""
+        if self._host_is_checked:
+            return
+        session = self._require_prepared()
+        some = next(session.model.parameters())
+        precision = session.taps[0].seen.precision if self.loss_methods else precision_now(some)
+        for method in self.methods:
+            method.check_host(total_updates=self.total_updates, precision=precision)
+        self._host_is_checked = True
+
+    def _step(
+        self,
+        outputs: Any,
+        clean: CleanPass,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        run_task: Callable[[], tuple[Tensor, Any]] | None,
+    ) -> Step:
+        session = self._require_prepared()
+
+        def refuse() -> tuple[Tensor, Any]:
+            raise HostError("This training loop gives no second task loss: pass run_task to stack.add_terms().")
+
+        return Step(
+            model=model,
+            plain_model=session.model,
+            inputs={k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")},
+            labels=inputs.get("labels"),
+            clean_logits=logits_of(outputs),
+            clean=clean,
+            taps=session.taps,
+            shadows=session.shadows,
+            anchor=session.anchor,
+            run_task=run_task or refuse,
+            stream=self._next_stream,
+            noise_generator=self._seeded_noise(session.taps[0].seen.device),
+        )
+
+    def _seeded_noise(self, device: torch.device) -> torch.Generator:
+        """The generator of the perturbations: one per update, from which its micro-batches draw in turn."""
+        if self._noise_generator is None or self._noise_generator.device != device:
+            self._noise_generator = torch.Generator(device).manual_seed(self._derive_seed("noise"))
+        return self._noise_generator
+
+    def _next_stream(self) -> int:
+        self._streams += 1
+        return self._derive_seed("masks", self._streams)
+
+    def _derive_seed(self, *parts: int | str) -> int:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank = torch.distributed.get_rank() if distributed else 0
+        return randomness.derive_seed(self.seed, self.updates, rank, *parts)
+
+    def _record(self, name: str, value: Tensor) -> None:
+        if name not in self._sums:
+            self._sums[name] = [
+                value.new_zeros((), dtype=torch.float64),
+                value.new_zeros((), dtype=torch.float64),
+            ]
+        total, count = self._sums[name]
+        total += value
+        count += 1
+
+    def take_logs(self) -> dict[str, float]:
+        """Mean of the task loss and of each unweighted term per micro-batch since the last call.
+
+        ``non_finite_perturbations`` is a sum, present only if there were any.
+        """
+        logs = {name: float(total / count) for name, (total, count) in self._sums.items()}
+        if "non_finite_perturbations" in logs:
+            logs["non_finite_perturbations"] = float(self._sums["non_finite_perturbations"][0])
+            if logs["non_finite_perturbations"] == 0:
+                del logs["non_finite_perturbations"]
+        self._sums.clear()
+        return logs

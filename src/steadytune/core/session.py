@@ -1,0 +1,187 @@
+"""What a stack keeps about one model in training: pretrained weights, teachers, and what follows the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from steadytune.core.errors import CheckpointError, HostError
+from steadytune.core.method import LossMethod, Method, ModelMethod, StepMethod, WeightMethod
+from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.shadow import Shadow, Teacher, copied, trainable
+from steadytune.core.state import StackState
+from steadytune.core.tap import Tap, word_embedding
+from steadytune.core.training import Attachment, Batches, Training
+
+
+class Session:
+    """One model in training.
+
+    The order is fixed: the pretrained weights are copied, then changed by the weight methods, then the model methods
+    attach, then the teachers copy what the training starts from. A resumed session copies and changes nothing.
+
+    Args:
+        methods: the methods of the stack.
+        model: the model, without a wrapper.
+        seed: the stack's seed.
+        perturb: false leaves the initial weights alone.
+        saved: the state to continue from.
+        anchor: pretrained weights that are known already.
+        batches: gives training batches, where the host has them.
+
+    Raises:
+        HostError: the model lacks what a method needs.
+        CheckpointError: the saved state belongs to another model.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        model: nn.Module,
+        seed: int,
+        *,
+        perturb: bool = True,
+        saved: StackState | None = None,
+        anchor: Mapping[str, Tensor] | None = None,
+        batches: Callable[[], Batches] | None = None,
+    ) -> None:
+        self.methods, self.model, self.seed = tuple(methods), model, seed
+        self.reports: dict[str, Any] = {}
+        self.taps = self._taps()
+        self.trainable = frozenset(trainable(model))
+        weight_methods = [m for m in methods if isinstance(m, WeightMethod)]
+        renewed = frozenset[str]().union(*(m.renewed(model) for m in weight_methods))
+        self.pretrained = pretrained_parameters(model) - renewed
+        self.anchor = self._anchored(anchor if saved is None else saved.anchor, saved)
+        self._cleanup: list[Callable[[], None]] = []
+        self.tensors = {m.name: self._on_device(saved.tensors.get(m.name, {}) if saved else {}) for m in methods}
+        self._batches, self._resumed = batches, saved is not None
+        for method in methods:
+            method.check_model(self.training(method))
+        if perturb and saved is None:
+            # What is drawn anew comes before the noise on what stays.
+            for method in sorted(weight_methods, key=lambda m: not m.renewed(model)):
+                self.reports[method.name] = method.transform(model, seed)
+        if saved is not None:
+            moved = "moved the weights when the run began, and does not move them again in a resumed run."
+            self.reports = {m.name: f"{m.name} {moved}" for m in weight_methods}
+        self.attachments = self._attach()
+        keys = dict.fromkeys(t for m in methods if isinstance(m, LossMethod) for t in m.teachers())
+        self.shadows: dict[Teacher, Shadow] = {key: Shadow(model) for key in keys}
+        if saved is not None:
+            self._load_teachers(saved)
+
+    def training(self, method: Method) -> Training:
+        """One method's view."""
+        return Training(
+            model=self.model,
+            seed=self.seed,
+            trainable=self.trainable,
+            pretrained=self.pretrained,
+            anchor=self.anchor if method.anchored else {},
+            tensors=self.tensors[method.name],
+            batches=self._batches,
+            resumed=self._resumed,
+            cleanup=self._cleanup,
+        )
+
+    def _taps(self) -> dict[int, Tap]:
+        from steadytune.core.layers import transformer_layers
+
+        if not any(isinstance(m, LossMethod | StepMethod) for m in self.methods):
+            return {}
+        taps = {0: Tap(word_embedding(self.model))}
+        for method in self.methods:
+            site = method.site() if isinstance(method, LossMethod) else 0
+            if site > 0:
+                layers = transformer_layers(self.model)
+                if site > len(layers):
+                    raise HostError(f"{method.name} perturbs layer {site}, but the model has {len(layers)} layers.")
+                taps[site] = Tap(layers[site - 1])
+        return taps
+
+    def _anchored(self, known: Mapping[str, Tensor] | None, saved: StackState | None) -> dict[str, Tensor]:
+        anchored = [m.name for m in self.methods if m.anchored]
+        if not anchored:
+            return {}
+        parameters = dict(self.model.named_parameters())
+        names = [name for name in parameters if name in self.trainable & self.pretrained]
+        if not names:
+            raise HostError(
+                f"{anchored[0]} would have no effect: it compares with the pretrained weights, and none of them train "
+                "(they are frozen, as under PEFT). Leave it out, or train the whole model."
+            )
+        if known is None:
+            return copied({name: parameters[name] for name in names})
+        if set(known) != set(names) or any(known[n].shape != parameters[n].shape for n in names):
+            source = "The model" if saved is None else saved.source
+            raise CheckpointError(f"{source} holds the pretrained weights of another model: start a new run.")
+        return {name: known[name].to(parameters[name].device) for name in names}
+
+    def _on_device(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        parameters = dict(self.model.named_parameters())
+        home = next(iter(parameters.values())).device if parameters else None
+        return {name: t.to(parameters[name].device if name in parameters else home) for name, t in tensors.items()}
+
+    def _attach(self) -> dict[str, Attachment]:
+        attachments: dict[str, Attachment] = {}
+        try:
+            for method in sorted(self.methods, key=lambda m: getattr(m, "finishes", 0)):
+                if isinstance(method, ModelMethod):
+                    attachments[method.name] = method.attach(self.training(method))
+        except BaseException:
+            for attachment in attachments.values():
+                attachment.detach()
+            raise
+        return attachments
+
+    def _load_teachers(self, saved: StackState) -> None:
+        for key, shadow in self.shadows.items():
+            try:
+                shadow.load(saved.teachers[key])
+            except (KeyError, ValueError) as error:
+                raise CheckpointError(f"{saved.source} holds a teacher of another model: {error}.") from error
+
+    def load(self, saved: StackState) -> None:
+        """Take over a saved state in place.
+
+        Raises:
+            CheckpointError: it belongs to another model.
+        """
+        self._load_teachers(saved)
+        self.anchor |= self._anchored(saved.anchor, saved)
+        for name, tensors in saved.tensors.items():
+            for key, tensor in self._on_device(tensors).items():
+                own = self.tensors[name].get(key)
+                if own is None or own.shape != tensor.shape:
+                    self.tensors[name][key] = tensor
+                else:
+                    own.copy_(tensor)
+
+    def before_update(self, update: int, total_updates: int | None) -> None:
+        """Before the first pass of an update; ``update`` counts those done."""
+        for attachment in self.attachments.values():
+            attachment.before_update(update, total_updates)
+
+    def after_update(self, update: int, total_updates: int | None) -> None:
+        """Move the teachers and whatever follows the weights; ``update`` counts this one."""
+        for teacher, shadow in self.shadows.items():
+            if teacher.is_due(update):
+                shadow.step(self.model, teacher.decay_after(update, total_updates))
+        for attachment in self.attachments.values():
+            attachment.after_update(update, total_updates)
+
+    def finish(self) -> None:
+        """Put the final weights into the model."""
+        for attachment in self.attachments.values():
+            attachment.finish()
+
+    def detach(self) -> None:
+        """Leave the model as it came; safe to call twice."""
+        for attachment in self.attachments.values():
+            attachment.detach()
+        self.attachments = {}
+        while self._cleanup:
+            self._cleanup.pop()()

@@ -534,7 +534,7 @@ def test_an_example_that_is_not_finite_gets_no_perturbation_and_is_counted(
         assert "non_finite_perturbations" not in stack.take_logs()
         with torch.no_grad():
             model.get_input_embeddings().weight[7] = float("nan")
-        stack._noise_generator = None  # the same noise again
+        stack._begin_update()  # the same noise again
         stack.loss(model, batch)
         stack.loss(model, batch)
         assert stack.take_logs()["non_finite_perturbations"] == 2

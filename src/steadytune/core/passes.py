@@ -36,7 +36,7 @@ class Passes:
         run: runs the host's forward and backward pass and returns the loss, detached.
         limited: a context in which `loss` and `run` compute a part only, times a share.
         host_update: the host's optimizer step and ``zero_grad``.
-        stream: gives the seed of the next stream of random numbers.
+        stream: gives the seed of the next fresh dropout masks.
     """
 
     plain_model: nn.Module

@@ -7,7 +7,7 @@ have left: the same dropout masks and the same data order with or without a meth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,36 @@ def derive_seed(*parts: int | str) -> int:
     """
     text = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+class Streams:
+    """The random numbers of one update, by owner, so that no method's numbers depend on which others are there.
+
+    Args:
+        derive: turns parts into a seed that is this update's and this process's own.
+
+    Example:
+        >>> streams = Streams(lambda *parts: derive_seed(0, *parts))
+        >>> streams.masks("r3f") == streams.masks("r3f")
+        False
+    """
+
+    def __init__(self, derive: Callable[..., int]) -> None:
+        self._derive = derive
+        self._noise: dict[tuple[str, torch.device], torch.Generator] = {}
+        self._passes: dict[str, int] = {}
+
+    def noise(self, owner: str, device: torch.device) -> torch.Generator:
+        """The generator of the owner's perturbations, from which its micro-batches draw in turn."""
+        key = (owner, device)
+        if key not in self._noise:
+            self._noise[key] = torch.Generator(device).manual_seed(self._derive("noise", owner))
+        return self._noise[key]
+
+    def masks(self, owner: str) -> int:
+        """A seed for the dropout masks of the owner's next pass."""
+        self._passes[owner] = self._passes.get(owner, 0) + 1
+        return self._derive("masks", owner, self._passes[owner])
 
 
 @dataclass(frozen=True)

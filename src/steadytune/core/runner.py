@@ -37,8 +37,7 @@ class StepRunner(ABC):
         self._update_has_begun = False
         self._micro_batches = 0
         self._counts_updates = True
-        self._streams = 0
-        self._noise_generator: torch.Generator | None = None
+        self._streams = randomness.Streams(self._derive_seed)
         self._part: Part = "all"
         self._share = 1.0
         self._sums: dict[str, list[Tensor]] = {}
@@ -138,13 +137,13 @@ class StepRunner(ABC):
             plain_model=session.model,
             inputs=inputs,
             tap=session.taps[0],
-            noise_generator=self._seeded_noise(device),
+            noise_generator=self._streams.noise(method.name, device),
             has_terms=bool(self.loss_methods),
             loss=loss,
             run=run,
             limited=self._limited,
             host_update=lambda: self._update_in_between(update),
-            stream=self._next_stream,
+            stream=lambda: self._streams.masks(method.name),
             random_state=randomness.RandomState.capture(device),
         )
         result = method.run(passes)
@@ -231,6 +230,7 @@ class StepRunner(ABC):
         if denominator is None:
             self._record("task_loss", task_loss.detach())
         for method in self.loss_methods:
+            step.owner = method.name
             values: PerItem = method.term(step)
             term = values.reduce(denominator)
             total = total + method.weight * term.to(total.device)
@@ -280,19 +280,8 @@ class StepRunner(ABC):
             shadows=session.shadows,
             anchor=session.anchor,
             run_task=run_task or refuse,
-            stream=self._next_stream,
-            noise_generator=self._seeded_noise(session.taps[0].seen.device),
+            streams=self._streams,
         )
-
-    def _seeded_noise(self, device: torch.device) -> torch.Generator:
-        """The generator of the perturbations: one per update, from which its micro-batches draw in turn."""
-        if self._noise_generator is None or self._noise_generator.device != device:
-            self._noise_generator = torch.Generator(device).manual_seed(self._derive_seed("noise"))
-        return self._noise_generator
-
-    def _next_stream(self) -> int:
-        self._streams += 1
-        return self._derive_seed("masks", self._streams)
 
     def _derive_seed(self, *parts: int | str) -> int:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

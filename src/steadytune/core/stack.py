@@ -15,6 +15,7 @@ from steadytune.core.composition import MethodOrMethods, conflicts, flatten
 from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import Explanation, explain
 from steadytune.core.method import OPTIMIZER, OptimizerMethod, WeightMethod
+from steadytune.core.randomness import Streams
 from steadytune.core.runner import StepRunner
 from steadytune.core.session import Session
 from steadytune.core.shadow import Teacher
@@ -183,8 +184,7 @@ class Stack(StepRunner):
     def _begin_update(self) -> None:
         self._update_has_begun = False
         self._micro_batches = 0
-        self._streams = 0
-        self._noise_generator = None
+        self._streams = Streams(self._derive_seed)
 
     def save(self, folder: str | Path) -> Path:
         """Write updates, teachers and the state of every method to a checkpoint folder, in one file, atomically."""

@@ -49,8 +49,8 @@ class Step:
         shadows: the teachers' weights.
         anchor: the pretrained weights of the parameters that train, where a method asks for them.
         run_task: runs the host's own forward pass and loss again, for a second task loss.
-        stream: gives the seed of the next stream of random numbers.
-        noise_generator: generator of the random perturbations, shared by the micro-batches of one update.
+        streams: the random numbers of this update.
+        owner: name of the method that is asking; the runner sets it.
     """
 
     model: nn.Module
@@ -63,8 +63,8 @@ class Step:
     shadows: Mapping[Teacher, Shadow]
     anchor: Mapping[str, Tensor]
     run_task: Callable[[], tuple[Tensor, Any]]
-    stream: Callable[[], int]
-    noise_generator: torch.Generator
+    streams: randomness.Streams
+    owner: str = ""
     counts: PassCounts = field(default_factory=PassCounts)
     non_finite: list[Tensor] = field(default_factory=list)
     _teacher_logits: dict[tuple[Teacher, Masks], Tensor] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Step:
         """Task loss, scaled as the host scales it, and logits of a second pass; equal questions are answered once."""
         if masks not in self._second_task:
             self.counts.perturbed += 1
-            with self._masks(masks):
+            with self._masks(masks, owner="task"):
                 loss, outputs = self.run_task()
             self._second_task[masks] = (loss, logits_of(outputs))
         return self._second_task[masks]
@@ -109,7 +109,7 @@ class Step:
         if key not in self._teacher_logits:
             self.counts.teacher += 1
             weights = self.shadows[teacher].weights_like(self.plain_model)
-            with torch.no_grad(), self._masks(masks):
+            with torch.no_grad(), self._masks(masks, owner="teacher"):
                 outputs = torch.func.functional_call(self.plain_model, weights, (), dict(self.inputs))
             self._teacher_logits[key] = logits_of(outputs).detach()
         return self._teacher_logits[key]
@@ -156,12 +156,15 @@ class Step:
         self.non_finite.append(examples.detach())
 
     def _site(self, site: int) -> noise.Site:
-        return noise.Site(self.taps[site].seen, self.token_mask(), self.noise_generator)
+        return noise.Site(
+            self.taps[site].seen, self.token_mask(), self.streams.noise(self.owner, self.taps[site].seen.device)
+        )
 
-    def _masks(self, masks: Masks) -> Any:
+    def _masks(self, masks: Masks, *, owner: str | None = None) -> Any:
         if masks == "same":
             return randomness.replayed(self.clean.random_state)
-        return randomness.fresh(self.stream(), self.clean.random_state.device)
+        seed = self.streams.masks(self.owner if owner is None else owner)
+        return randomness.fresh(seed, self.clean.random_state.device)
 
 
 def logits_of(outputs: Any) -> Tensor:

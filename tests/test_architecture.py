@@ -14,6 +14,7 @@ ALLOWED = {
     "methods": {"methods", "core"},
     "tasks": {"tasks", "core"},
     "hosts": {"hosts", "methods", "core"},
+    "contract": {"contract", "hosts", "methods", "core"},
     "experiments": {"experiments", "hosts", "tasks", "methods", "core", "__version__"},
     "cli": {"cli", "experiments", "hosts", "tasks", "methods", "core", "__version__"},
 }

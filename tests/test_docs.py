@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import shlex
 import sys
@@ -12,13 +14,14 @@ import pytest
 
 from steadytune.cli import main
 from steadytune.experiments.settings import resolve_settings
+from steadytune.methods.registry import method_classes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "src" / "steadytune" / "methods").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Shown, not run: pictures of a sequence of calls.
-NOT_CODE = {"text"}
+NOT_CODE = {"text", "toml"}
 
 
 def blocks(language: str) -> list:
@@ -80,18 +83,56 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-def test_cards_name_the_defaults():
-    """The figures on a card are the defaults of the code."""
-    from steadytune.methods.registry import REGISTRY
+SECTIONS = (
+    "What it does",
+    "Equations and code",
+    "Hyper-parameters",
+    "Cost",
+    "Composes with",
+    "Where we differ from the reference code",
+    "Limits",
+)
+CARDS = {method.name: method for method in method_classes()}
 
-    for name in ("noisytune", "smoothness", "bregman"):
-        card = (ROOT / "src" / "steadytune" / "methods" / f"{name}.md").read_text(encoding="utf-8")
-        (method,) = REGISTRY[name].methods()
-        rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+?) \|", card, re.MULTILINE))
-        assert rows.keys() == method.settings().keys()
-        for setting, default in rows.items():
-            value = getattr(method, setting)
-            if isinstance(value, bool | str):
-                assert default == f"`{value}`"
-            elif isinstance(value, int | float):
-                assert float(default) == value
+
+def card(name: str) -> str:
+    return (ROOT / "src" / "steadytune" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_names_every_setting_and_its_default(name):
+    """The figures on a card are the defaults of the code, in their order."""
+    table = card(name).split("## Hyper-parameters")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| ([^|]+?) \|", table, re.MULTILINE))
+    method = CARDS[name]()
+    assert list(rows) == list(method.settings())
+    for setting, default in rows.items():
+        value = getattr(method, setting)
+        if isinstance(value, bool | str):
+            assert default == f"`{value}`"
+        elif isinstance(value, int | float):
+            assert float(default) == value
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_has_its_sections_and_is_in_the_docs(name):
+    found = re.findall(r"^## (.+)$", card(name), re.MULTILINE)
+    assert [title for title in found if title in SECTIONS] == list(SECTIONS)
+    assert (ROOT / "docs" / "methods" / f"{name}.md").resolve() == ROOT / "src" / "steadytune" / "methods" / f"{name}.md"
+    assert f"methods/{name}.md" in (ROOT / "mkdocs.yml").read_text()
+
+
+def test_the_generated_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
+
+
+def test_the_example_in_the_docs_is_the_example():
+    def code(text):
+        tree = ast.parse(text)
+        return next(ast.dump(node) for node in tree.body if isinstance(node, ast.ClassDef))
+
+    blocks_there = BLOCK.findall((ROOT / "docs" / "own-method.md").read_text(encoding="utf-8"))
+    assert code(blocks_there[0][1]) == code((ROOT / "examples" / "own_method.py").read_text(encoding="utf-8"))

@@ -28,6 +28,7 @@ from references.smart import Theta
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
+import steadytune
 from steadytune import Stack, alum, freeat, freelb, l2_sp, mean_teacher, neftune, pgd, r3f, r_drop, sam, vat
 from steadytune.core import noise as noise_file
 
@@ -79,11 +80,11 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> list[Draw]:
     seen: list[Draw] = []
 
     def record(kind: str) -> None:
-        draw: Callable[[Any, Any], Tensor] = getattr(noise_file, f"{kind}_noise")
+        draw: Callable[..., Tensor] = getattr(noise_file, f"{kind}_noise")
 
-        def recorded(site: Any, scale: Any) -> Tensor:
-            noise = draw(site, scale)
-            seen.append(Draw(kind, scale, noise.detach().clone()))
+        def recorded(site: Any, *scale: Any, **named: Any) -> Tensor:
+            noise = draw(site, *scale, **named)
+            seen.append(Draw(kind, tiny.only([*scale, *named.values()]), noise.detach().clone()))
             return noise
 
         monkeypatch.setattr(noise_file, f"{kind}_noise", recorded)
@@ -606,7 +607,7 @@ def test_sam(task: str, optimizer: Callable[[list[Any]], torch.optim.Optimizer],
 
 
 def test_asam_is_the_adaptive_preset() -> None:
-    method = sam.asam() if hasattr(sam, "asam") else __import__("steadytune").asam()
+    method = steadytune.asam()
     assert (method.rho, method.adaptive) == (0.5, True)
 
 
@@ -687,13 +688,15 @@ def test_neftune(task: str, draws: list[Draw]) -> None:
 def test_neftune_leaves_evaluation_alone(draws: list[Draw]) -> None:
     model, batch = build("three"), batch_for("three")
     plain = model.eval()(**batch).logits
+    model.train()
     with Stack([neftune()], seed=0) as stack:
         stack.prepare(model, total_updates=5)
-        assert torch.equal(model(**batch).logits, plain)
-        assert draws == []
-        model.train()
-        assert not torch.equal(model(**batch).logits, plain)
-    assert torch.equal(model(**batch).logits, plain)
+        stack.optimizer(sgd(trainable(model)))
+        stack.backward(model, batch)
+        assert len(draws) == 1
+        assert torch.equal(model.eval()(**batch).logits, plain)
+    assert torch.equal(model.train()(**batch).logits, plain)
+    assert len(draws) == 1
 
 
 # --- defaults -----------------------------------------------------------------------------------------------

@@ -60,12 +60,14 @@ def train(values: options.TrainOptions) -> None:
     run_training(values)
 
 
-@app.command(epilog="Example: steadytune methods")
-def methods() -> None:
-    """List the methods with role, paper, cost and settings."""
+@app.command(epilog="Example: steadytune methods freelb")
+def methods(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these with settings.")] = None,
+) -> None:
+    """List the methods with role, paper and cost; with names, their settings and ranges."""
     from steadytune.cli.describe import show_methods
 
-    show_methods()
+    show_methods(names or [])
 
 
 @app.command(epilog="Example: steadytune explain noisytune,smart --model minilm --set smart.weight=3")

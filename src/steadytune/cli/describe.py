@@ -3,66 +3,98 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from steadytune.core.composition import conflicts, total_cost, ways_out
+from steadytune.core.cost import PLAIN_STEP
+from steadytune.core.explain import in_words
+from steadytune.core.hyperparameters import allowed_values
 from steadytune.experiments.settings import parse_assignments, resolve_settings
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def show_methods() -> None:
-    """Print the methods, then every setting with its default and range."""
-    from steadytune.core.method import allowed_values
-    from steadytune.core.stack import Stack
-    from steadytune.methods.registry import REGISTRY
+    from steadytune.core.method import Method
 
+
+def show_methods(names: list[str]) -> None:
+    """Print all methods as a table, or the settings of the named ones."""
+    from steadytune.methods.registry import all_methods, method_classes
+
+    known = all_methods()
     console = Console()
+    if names:
+        for method in method_classes(names):
+            _show_settings(console, method())
+        return
     table = Table(header_style="bold")
-    for column in ("name", "role", "step", "what it does"):
-        table.add_column(column, justify="right" if column == "step" else "left", no_wrap=column != "what it does")
-    for entry in REGISTRY.values():
+    for column in ("name", "role", "step", "copies", "what it does"):
+        number = column in ("step", "copies")
+        table.add_column(column, justify="right" if number else "left", no_wrap=column != "what it does")
+    for entry in known.values():
         parts = entry.methods()
-        table.add_row(entry.name, parts[0].role, f"{Stack(parts).explain().relative_cost:.2f} x", entry.summary)
+        total = total_cost(parts)
+        relative = f"{total.units / PLAIN_STEP.units:.2f} x"
+        roles = "+".join(dict.fromkeys(m.role for m in parts))
+        table.add_row(entry.name, roles, relative, str(total.weight_copies), entry.summary)
     console.print(table)
     console.print(
-        "step: arithmetic of a training step, plain = 1. Names can be combined: noisytune,smart", style="dim"
+        "step: arithmetic of a training step, plain = 1. copies: extra copies of the trainable weights. "
+        "Names combine: noisytune,smart. `steadytune methods NAME` shows settings.",
+        style="dim",
     )
-    singles = [
-        m for entry in REGISTRY.values() if "." not in entry.name for m in entry.methods() if m.name == entry.name
-    ]
-    for method in singles:
-        console.print(f"\n[bold]{method.name}[/]  {method.paper}", highlight=False)
-        settings = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-        for f in fields(method):
-            default = f.default if f.default not in (None, ()) else "none"
-            limits = allowed_values(f.metadata)
-            settings.add_row(
-                f.name, str(default), f"{f.metadata['doc']}" + ("" if limits == "any value" else f"; {limits}")
-            )
-        console.print(settings, highlight=False, markup=False)
+    for method in method_classes():
+        console.print(f"{method.name}: {method.paper}", style="dim", highlight=False, markup=False)
+
+
+def _show_settings(console: Console, method: Method) -> None:
+    console.print(f"[bold]{method.name}[/]  ({method.role}) {method.paper}", highlight=False)
+    console.print(f"  {method.effect()}; {in_words(total_cost([method]))}", highlight=False, markup=False)
+    settings = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for f in fields(method):
+        default = f.default if f.default not in (None, ()) else "none"
+        limits = allowed_values(f.metadata)
+        settings.add_row(f.name, str(default), f"{f.metadata['doc']}" + ("" if limits == "any value" else f"; {limits}"))
+    console.print(settings, highlight=False, markup=False)
 
 
 def show_explanation(names: str, model: str | None, assignments: list[str], seed: int, *, tensors: bool) -> None:
-    """Print what a stack of methods does."""
+    """Print what a stack of methods does, or what is refused about it and what can be done."""
     settings = resolve_settings({"methods": names, "set": parse_assignments(assignments)})
-    from steadytune.core.stack import Stack
+    from steadytune.core.explain import explain
     from steadytune.methods.registry import build_methods
 
-    stack = Stack(build_methods(settings.methods, settings.method_settings()), seed)
-    loaded = None
-    if model is not None:
-        from steadytune.cli.train import quiet_libraries
-        from steadytune.experiments.models import load_model
-        from steadytune.tasks.task import Task
-
-        quiet_libraries()
-        two_classes = Task("explain", "classification", "", "", "text", None, "label", ("0", "1"), {}, "accuracy")
-        loaded, _, _ = load_model(model, two_classes)
-    explanation = stack.explain(loaded)
-    print(explanation)
+    methods = build_methods(settings.methods, settings.method_settings(), refuse_conflicts=False)
+    loaded = None if model is None else _load(model)
+    explanation = explain(methods, loaded, seed, {})
+    refusals = conflicts(methods)
+    if not refusals:
+        print(explanation)
+    else:
+        for row in explanation.methods:
+            print(row)
+        for refusal in refusals:
+            print(f"Refused: {refusal}")
+        for way in ways_out(methods):
+            left_out = ", ".join(m.name for m in methods if m not in way)
+            print(f"\nWithout {left_out}:\n{explain(way, None, seed, {}).totals()}")
     if tensors:
         for report in explanation.weight_reports.values():
             print(report.table())
+
+
+def _load(model: str) -> nn.Module:
+    from steadytune.cli.train import quiet_libraries
+    from steadytune.experiments.models import load_model
+    from steadytune.tasks.task import Task
+
+    quiet_libraries()
+    two_classes = Task("explain", "classification", "", "", "text", None, "label", ("0", "1"), {}, "accuracy")
+    loaded, _, _ = load_model(model, two_classes)
+    return loaded
 
 
 def show_tasks() -> None:

@@ -64,3 +64,23 @@ def total_cost(methods: Sequence[Method]) -> Cost:
     anchors = sum(m.anchored for m in methods)
     shared = len(teachers) - len(set(teachers)) + max(anchors - 1, 0)
     return replace(total, weight_copies=total.weight_copies - shared)
+
+
+def ways_out(methods: Sequence[Method]) -> list[list[Method]]:
+    """The largest sets that can train together when all of ``methods`` cannot, those that keep the first ones first.
+
+    >>> from steadytune import freelb, noisytune, smoothness
+    >>> [[m.name for m in way] for way in ways_out([noisytune(), smoothness(), freelb()])]
+    [['noisytune', 'smoothness'], ['noisytune', 'freelb']]
+    """
+    found: list[list[Method]] = []
+    for start in methods:
+        kept: list[Method] = [start]
+        for method in methods:
+            if method is not start and not conflicts([*kept, method]):
+                kept.append(method)
+        ordered = [m for m in methods if m in kept]
+        if ordered not in found:
+            found.append(ordered)
+    largest = max(map(len, found), default=0)
+    return sorted((way for way in found if len(way) >= largest - 1), key=len, reverse=True)

@@ -24,6 +24,17 @@ class MethodExplanation:
     cost: Cost
     effect: str
 
+    def __str__(self) -> str:
+        settings = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.settings.items())
+        return "\n".join(
+            (
+                f"{self.name}  ({self.role}; {self.paper})",
+                f"  {self.effect}",
+                f"  settings: {settings}",
+                f"  a step with it alone: {in_words(PLAIN_STEP + self.cost)}",
+            )
+        )
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -48,18 +59,23 @@ class Explanation:
         """
         return self.total.units / PLAIN_STEP.units
 
+    def totals(self) -> str:
+        """Passes, arithmetic and memory of a step, in three lines.
+
+        >>> print(Explanation((), PLAIN_STEP, {}).totals().splitlines()[1])
+        Arithmetic: 1.00 x a plain step.
+        """
+        total = self.total
+        return (
+            f"One micro-batch: {_passes(total.forwards, 'forward')} with a graph, {total.forwards_without_graph} "
+            f"without; {_passes(total.backwards, 'backward')} to the weights, {total.backwards_to_embeddings} to the "
+            f"embeddings alone.\nArithmetic: {self.relative_cost:.2f} x a plain step.\n"
+            f"Memory: {_count(total.weight_copies, 'more copy', 'more copies')} of the trainable weights, "
+            f"{_count(total.activation_sets, 'more set', 'more sets')} of activations."
+        )
+
     def __str__(self) -> str:
-        lines = []
-        for m in self.methods:
-            changed = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in m.settings.items())
-            lines += [f"{m.name}  ({m.role}; {m.paper})", f"  {m.effect}", f"  settings: {changed}"]
-        lines += [
-            f"One micro-batch: {self.total.forwards} forward passes with a graph, "
-            f"{self.total.forwards_without_graph} without; {self.total.backwards} backward passes to the weights, "
-            f"{self.total.backwards_to_embeddings} to the embeddings alone.",
-            f"Arithmetic: {self.relative_cost:.2f} x a plain step. Memory: {self.total.weight_copies} more copies of "
-            f"the trainable weights, {self.total.activation_sets} more sets of activations.",
-        ]
+        lines = [*map(str, self.methods), self.totals()]
         lines += [str(report) for report in self.weight_reports.values()]
         return "\n".join(lines)
 
@@ -73,3 +89,25 @@ def explain(methods: Sequence[Method], model: nn.Module | None, seed: int, repor
         if isinstance(method, WeightMethod) and method.name not in shown and model is not None:
             shown[method.name] = method.preview(model, seed)
     return Explanation(rows, total, shown)
+
+
+def in_words(total: Cost) -> str:
+    """The cost of a step in a few words.
+
+    >>> in_words(PLAIN_STEP)
+    '1.00 x a plain step'
+    """
+    words = [f"{total.units / PLAIN_STEP.units:.2f} x a plain step"]
+    if total.weight_copies:
+        words.append(f"{_count(total.weight_copies, 'copy', 'copies')} of the weights")
+    if total.activation_sets:
+        words.append(f"{_count(total.activation_sets, 'more set', 'more sets')} of activations")
+    return ", ".join(words)
+
+
+def _passes(count: int, kind: str) -> str:
+    return f"{count} {kind} pass" + ("" if count == 1 else "es")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

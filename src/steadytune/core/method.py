@@ -13,7 +13,7 @@ range checks, help texts and tables all come from one place. What it *does* depe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +54,7 @@ class Method(ABC):
         anchored: whether the method compares with the pretrained weights, which are then kept.
         zero: settings under which training is plain bit for bit, for the contract.
         felt: settings strong enough for a tiny random model to feel, for the contract.
+        variants: further settings, over the felt ones, that the contract is checked with.
         not_applicable: properties of the contract that the method cannot have, each with its reason.
 
     Raises:
@@ -67,6 +68,7 @@ class Method(ABC):
     anchored: ClassVar[bool] = False
     zero: ClassVar[Mapping[str, Any]] = {}
     felt: ClassVar[Mapping[str, Any]] = {}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ()
     not_applicable: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:

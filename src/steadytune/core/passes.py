@@ -76,10 +76,9 @@ class Passes:
         with self._masks(masks), self._perturbed(delta), self.limited("task", 1.0):
             return gradient_to(self.loss(), delta)
 
-    def terms(self) -> None:
-        """Where there are loss terms, run them on a clean pass of their own, forward and backward."""
-        if self.has_terms:
-            self.forward_backward(part="terms")
+    def terms(self) -> Tensor | float:
+        """Where there are loss terms, run them on a clean pass of their own, and return their loss, detached."""
+        return self.forward_backward(part="terms") if self.has_terms else 0.0
 
     def uniform_start(self, magnitude: float) -> Tensor:
         """``U(-1, 1) * magnitude / sqrt(tokens * width)`` at the real tokens of each sentence (FreeLB)."""

@@ -225,7 +225,7 @@ class StepRunner(ABC):
         if clean is None:
             return task_loss * self._share if self._share != 1 else task_loss
         self._check_host()
-        step = self._step(outputs, clean, model, inputs, run_task)
+        step = self._step(outputs, clean, model, inputs, run_task, task_loss=task_loss)
         total = task_loss if self._part == "all" else torch.zeros_like(task_loss)
         if denominator is None:
             self._record("task_loss", task_loss.detach())
@@ -263,6 +263,8 @@ class StepRunner(ABC):
         model: nn.Module,
         inputs: Mapping[str, Any],
         run_task: Callable[[], tuple[Tensor, Any]] | None,
+        *,
+        task_loss: Tensor,
     ) -> Step:
         session = self._require_prepared()
 
@@ -275,6 +277,7 @@ class StepRunner(ABC):
             inputs={k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")},
             labels=inputs.get("labels"),
             clean_logits=logits_of(outputs),
+            task_loss=task_loss,
             clean=clean,
             taps=session.taps,
             shadows=session.shadows,

@@ -220,6 +220,14 @@ class Stack(StepRunner):
         """The teachers' weights by key, for inspection."""
         return {key: dict(shadow.tensors) for key, shadow in self._require_prepared().shadows.items()}
 
+    def copies(self) -> dict[str, Tensor]:
+        """Every copy of weights that the stack holds, teachers' and pretrained ones, by a telling name."""
+        session = self._require_prepared()
+        found = {f"the pretrained {name}": tensor for name, tensor in session.anchor.items()}
+        for i, shadow in enumerate(session.shadows.values()):
+            found |= {f"teacher {i}'s {name}": tensor for name, tensor in shadow.tensors.items()}
+        return found
+
     def finish(self) -> None:
         """End the training: put the final weights into the model (averages, interpolations), then `close`."""
         self._require_prepared().finish()

@@ -44,6 +44,7 @@ class Step:
         inputs: the batch without labels.
         labels: the labels, if any.
         clean_logits: output of the clean pass, with its graph; the task loss shares it.
+        task_loss: of the clean pass, as the host computed and scaled it.
         clean: random state at the start of the clean pass.
         taps: the word embeddings as 0, and the outputs of those layers ``k`` that a method perturbs.
         shadows: the teachers' weights.
@@ -58,6 +59,7 @@ class Step:
     inputs: Mapping[str, Any]
     labels: Tensor | None
     clean_logits: Tensor
+    task_loss: Tensor
     clean: CleanPass
     taps: Mapping[int, Tap]
     shadows: Mapping[Teacher, Shadow]
@@ -83,7 +85,7 @@ class Step:
         """
         if delta is None:
             return self.clean_logits
-        if site > 0 and getattr(self.plain_model, "is_gradient_checkpointing", False):
+        if site > 0 and _is_checkpointing(self.plain_model):
             raise HostError(
                 "A perturbation of a hidden layer is lost when gradient checkpointing runs the layer again: "
                 "switch checkpointing off, or perturb the word embeddings (layer=0)."
@@ -165,6 +167,11 @@ class Step:
             return randomness.replayed(self.clean.random_state)
         seed = self.streams.masks(self.owner if owner is None else owner)
         return randomness.fresh(seed, self.clean.random_state.device)
+
+
+def _is_checkpointing(model: nn.Module) -> bool:
+    """Whether layers run again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
 
 
 def logits_of(outputs: Any) -> Tensor:

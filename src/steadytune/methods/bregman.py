@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -35,6 +36,8 @@ class Bregman(LossMethod):
 
     name: ClassVar[str] = "bregman"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 3"
+    felt: ClassVar[Mapping[str, Any]] = {"weight": 5.0}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"momentum": False, "inner_steps": 2}, {"masks": "fresh"})
 
     weight: float = hyperparameter(1.0, "mu, factor in the loss", low=0, high=1000)
     beta: float = hyperparameter(0.999, "decay of the average", low=0, high=0.999999)

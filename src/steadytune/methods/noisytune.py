@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core.errors import MethodError
-from steadytune.core.method import WeightMethod, hyperparameter
+from steadytune.core.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
 from steadytune.core.pretrained import is_multilingual, pretrained_parameters
 from steadytune.core.randomness import derive_seed
 from steadytune.core.tap import word_embedding
@@ -109,7 +109,12 @@ class NoisyTune(WeightMethod):
 
     name: ClassVar[str] = "noisytune"
     paper: ClassVar[str] = "Wu et al., ACL 2022, eq. 1"
-    claims: ClassVar[frozenset[str]] = frozenset({"initial weights"})
+    claims: ClassVar[frozenset[str]] = frozenset({INITIAL_WEIGHTS})
+    zero: ClassVar[Mapping[str, Any]] = {"intensity": 0.0}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"noise": "gaussian", "scope": "global"},)
+    not_applicable: ClassVar[Mapping[str, str]] = {
+        "lora": "under PEFT the noise would be saved nowhere, so it is refused with a way out"
+    }
 
     intensity: float = hyperparameter(0.15, "lambda, noise relative to each tensor's std", low=0, high=1)
     noise: Noise = hyperparameter("uniform", "distribution of the noise", choices=("uniform", "gaussian"))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from steadytune.core.method import LossMethod
+from steadytune.core.method import LossMethod, Method
 from steadytune.methods.bregman import Bregman
+from steadytune.methods.r3f import R3F
+from steadytune.methods.sam import SAM
 from steadytune.methods.smoothness import Smoothness
+from steadytune.methods.spectral_norm import SpectralNorm
+from steadytune.methods.weight_averaging import WeightAveraging
 
 
 class _Smart:
@@ -69,3 +73,57 @@ class _Smart:
 
 
 smart = _Smart()
+
+
+def mean_teacher(weight: float = 1.0, beta: float = 0.999) -> Bregman:
+    """Mean Teacher (Tarvainen & Valpola, NeurIPS 2017) as SMART reads it: the momentum form of the Bregman term.
+
+    One decay from the first update on, and dropout masks of the teacher's own. The distance is SMART's l_s where the
+    original takes the squared difference of probabilities.
+
+    Args:
+        weight: factor of the consistency term in the loss.
+        beta: decay of the teacher's average.
+    """
+    return Bregman(weight=weight, beta=beta, early_fraction=0.0, masks="fresh")
+
+
+def r4f(weight: float = 1.0, **r3f: Any) -> tuple[Method, ...]:
+    """R4F (Aghajanyan et al., ICLR 2021): R3F, and a head whose spectral norm is 1.
+
+    Args:
+        weight: lambda, factor of R3F's term.
+        r3f: other settings of `R3F`.
+    """
+    return (R3F(weight=weight, **r3f), SpectralNorm())
+
+
+def asam(rho: float = 0.5, **settings: Any) -> SAM:
+    """ASAM (Kwon et al., ICML 2021): SAM with a perturbation in proportion to each weight.
+
+    Args:
+        rho: radius, relative to the weights.
+        settings: other settings of `SAM`.
+    """
+    return SAM(rho=rho, adaptive=True, **settings)
+
+
+def ema(decay: float = 0.999, **settings: Any) -> WeightAveraging:
+    """An exponential moving average of the weights, put into the model at the end.
+
+    Args:
+        decay: weight of the past in each step of the average.
+        settings: other settings of `WeightAveraging`.
+    """
+    return WeightAveraging(kind="ema", decay=decay, **settings)
+
+
+def swa(start: float = 0.75, every: int = 1, **settings: Any) -> WeightAveraging:
+    """Stochastic weight averaging (Izmailov et al., UAI 2018): an equal average over the last part of the training.
+
+    Args:
+        start: where that part begins, as a fraction of all updates.
+        every: updates between two weights that are averaged.
+        settings: other settings of `WeightAveraging`.
+    """
+    return WeightAveraging(kind="swa", start=start, every=every, **settings)

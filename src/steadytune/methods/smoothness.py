@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from steadytune.core.ascent import Projection, ascend
 from steadytune.core.errors import MethodError
-from steadytune.core.method import Cost, LossMethod, hyperparameter
+from steadytune.core.method import ADVERSARY, Cost, LossMethod, hyperparameter
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+
+
+def worst_divergence(
+    step: Step,
+    start: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    radius: float,
+    masks: Masks,
+    projection: Projection = "linf",
+    site: int = 0,
+) -> PerItem:
+    """l_s between the clean output and the output at the worst perturbation found, with gradient through both.
+
+    Args:
+        step: the micro-batch.
+        start: where the ascent begins, ``(batch, length, width)``.
+        steps: number of ascent steps K.
+        step_size: eta.
+        radius: epsilon.
+        masks: dropout masks of the perturbed passes.
+        projection: as in `ascend`.
+        site: 0 moves the word embeddings, ``k`` the output of transformer layer ``k``.
+    """
+    clean = step.logits()
+    target = clean.detach()
+
+    def distance(delta: Tensor) -> Tensor:
+        return step.per_item(step.divergence(step.logits(delta, masks=masks, site=site), target)).total()
+
+    delta, non_finite = ascend(distance, start, steps=steps, step_size=step_size, radius=radius, projection=projection)
+    step.report_non_finite(non_finite)
+    return step.per_item(step.divergence(step.logits(delta, masks=masks, site=site), clean))
 
 
 @dataclass(frozen=True)
@@ -34,6 +69,12 @@ class Smoothness(LossMethod):
 
     name: ClassVar[str] = "smoothness"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 1"
+    claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
+    felt: ClassVar[Mapping[str, Any]] = {"radius": 1e-2, "noise_std": 1e-2, "step_size": 1e-2}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"masks": "same", "ascent_steps": 2},
+        {"projection": "token", "radius": 0.1},
+    )
 
     weight: float = hyperparameter(1.0, "lambda_s, factor in the loss (paper: 1, 3 or 5)", low=0, high=1000)
     radius: float = hyperparameter(1e-5, "epsilon, largest entry of the perturbation", low=0, high=10, low_open=True)
@@ -55,22 +96,15 @@ class Smoothness(LossMethod):
 
     def term(self, step: Step) -> PerItem:
         """Divergence between the clean output and the output at the worst perturbation found."""
-        clean = step.logits()
-        target = clean.detach()
-
-        def distance(delta: Tensor) -> Tensor:
-            return step.per_item(step.divergence(step.logits(delta, masks=self.masks), target)).total()
-
-        delta, non_finite = ascend(
-            distance,
+        return worst_divergence(
+            step,
             step.normal_noise(self.noise_std),
             steps=self.ascent_steps,
             step_size=self.step_size,
             radius=self.radius,
+            masks=self.masks,
             projection=self.projection,
         )
-        step.report_non_finite(non_finite)
-        return step.per_item(step.divergence(step.logits(delta, masks=self.masks), clean))
 
     def cost(self) -> Cost:
         """K passes up, each back to the embeddings alone, and one more pass with its backward."""

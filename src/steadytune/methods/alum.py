@@ -1,0 +1,94 @@
+"""ALUM: adversarial smoothness at a layer of one's choice (Liu et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from steadytune.core.errors import MethodError
+from steadytune.core.method import Cost, LossMethod, hyperparameter
+from steadytune.core.precision import warn_if_lost_to_rounding
+from steadytune.core.scaling import PerItem
+from steadytune.core.step import Masks, Step
+from steadytune.methods.smoothness import worst_divergence
+
+
+@dataclass(frozen=True)
+class Alum(LossMethod):
+    """How far the output moves when the output of one transformer layer moves a little, in the worst direction found.
+
+    For each example ``l_s(f(h + delta), f(h))``, with h the output of layer number ``layer`` and delta from K steps of
+    projected gradient ascent from a Gaussian start (algorithm 1, lines 4 to 8). ``l_s`` is the symmetric KL divergence
+    for classification and the squared difference for regression. Its gradient reaches the weights through both
+    outputs. At ``layer=0``, the word embeddings, it is the same term as ``smoothness``.
+
+    Example:
+        >>> Alum(layer=2).site()
+        2
+
+    Raises:
+        MethodError: a setting is out of range, or the start lies outside the ball.
+    """
+
+    name: ClassVar[str] = "alum"
+    paper: ClassVar[str] = "ALUM, Liu et al., arXiv 2004.08994, alg. 1"
+    felt: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1, "noise_std": 0.1, "step_size": 0.1}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"layer": 2, "masks": "same", "ascent_steps": 2},)
+    not_applicable: ClassVar[Mapping[str, str]] = {
+        "gradient_checkpointing": "a layer that runs again would run unmoved, so the perturbation of one is refused"
+    }
+
+    weight: float = hyperparameter(1.0, "alpha, factor in the loss", low=0, high=1000)
+    layer: int = hyperparameter(
+        1, "layer whose output moves, 1 the first; 0: the word embeddings", low=0, high=1000, integer=True
+    )
+    radius: float = hyperparameter(1e-5, "epsilon, largest entry of the perturbation", low=0, high=10, low_open=True)
+    noise_std: float = hyperparameter(1e-5, "sigma, std of the Gaussian start", low=0, high=10, low_open=True)
+    step_size: float = hyperparameter(1e-3, "eta, length of an ascent step", low=0, high=100, low_open=True)
+    ascent_steps: int = hyperparameter(1, "K, number of ascent steps", low=1, high=100, integer=True)
+    masks: Masks = hyperparameter("fresh", "dropout masks of the perturbed passes", choices=("fresh", "same"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise_std > self.radius:
+            raise MethodError(
+                f"alum.noise_std ({self.noise_std:g}) must be at most alum.radius ({self.radius:g}): "
+                "the start must lie inside the ball that the perturbation is projected on."
+            )
+
+    def site(self) -> int:
+        """The layer whose output is perturbed."""
+        return self.layer
+
+    def term(self, step: Step) -> PerItem:
+        """Divergence between the clean output and the output at the worst perturbation found."""
+        return worst_divergence(
+            step,
+            step.normal_noise(self.noise_std, site=self.layer),
+            steps=self.ascent_steps,
+            step_size=self.step_size,
+            radius=self.radius,
+            masks=self.masks,
+            site=self.layer,
+        )
+
+    def cost(self) -> Cost:
+        """K passes up, each back to the perturbed layer alone, and one more pass with its backward."""
+        return Cost(
+            forwards=self.ascent_steps + 1,
+            backwards=1,
+            backwards_to_embeddings=self.ascent_steps,
+            activation_sets=1,
+        )
+
+    def effect(self) -> str:
+        """One line: what the method touches."""
+        place = f"the output of layer {self.layer}" if self.layer else "the word embeddings"
+        return f"keeps the output the same when {place} moves by up to {self.radius:g} in the worst direction"
+
+    def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:  # noqa: ARG002 - base signature
+        """Warn where 16-bit rounding swallows the perturbation."""
+        warn_if_lost_to_rounding(self.name, self.radius, precision)

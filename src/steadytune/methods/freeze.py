@@ -1,0 +1,110 @@
+"""Freezing: the embeddings and the lowest layers stay as they were pretrained (Lee et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from steadytune.core.errors import HostError
+from steadytune.core.layers import depths, layer_lists
+from steadytune.core.method import TRAINABLE, ModelMethod, hyperparameter
+from steadytune.core.training import Attachment, Training
+
+
+@dataclass(frozen=True)
+class Freeze(ModelMethod):
+    """The embeddings and the ``layers`` lowest transformer layers do not train.
+
+    They keep their dropout. In an encoder-decoder both halves count from their own bottom.
+
+    Example:
+        >>> print(Freeze(layers=2).effect())
+        keeps the 2 lowest layers and the embeddings as they are
+    """
+
+    name: ClassVar[str] = "freeze"
+    paper: ClassVar[str] = "Lee et al., 2019, arXiv:1911.03090"
+    claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
+    #: Attaches first, so that no average is kept of what is frozen; it has nothing to do at the end.
+    finishes: ClassVar[int] = -1
+    zero: ClassVar[Mapping[str, Any]] = {"layers": 0, "embeddings": False}
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"layers": 2, "embeddings": False},)
+    not_applicable: ClassVar[Mapping[str, str]] = {
+        "memory_is_counted": "it only saves memory: what is frozen has neither gradients nor moments"
+    }
+
+    layers: int = hyperparameter(1, "transformer layers to freeze, from the bottom", low=0, high=1000, integer=True)
+    embeddings: bool = hyperparameter(True, "freeze the embeddings", choices=(True, False))
+
+    def frozen(self, training: Training) -> list[str]:
+        """Names of the parameters that would train and are to be frozen."""
+        found = depths(training.model).items()
+        return [name for name, depth in found if name in training.trainable and self._is_in(depth)]
+
+    def _is_in(self, depth: int) -> bool:
+        return self.embeddings if depth == 0 else depth <= self.layers
+
+    def check_model(self, training: Training) -> None:
+        """Refuse settings that freeze more layers than there are, nothing, or everything."""
+        model = type(training.model).__name__
+        count = max(len(module) for _, module in layer_lists(training.model))
+        if self.layers > count:
+            raise HostError(f"freeze.layers is {self.layers}, and {model} has {count} layers.")
+        frozen = self.frozen(training)
+        if not frozen and (self.layers > 0 or self.embeddings):
+            raise HostError(f"freeze would have no effect: what it would freeze in {model} does not train anyway.")
+        if training.trainable and training.trainable <= set(frozen):
+            raise HostError(f"freeze would leave nothing of {model} to train: lower freeze.layers.")
+
+    def attach(self, training: Training) -> Attachment:
+        """Take the gradient away until training ends."""
+        parameters = training.parameters()
+        return _Frozen(training.model, [parameters[name] for name in self.frozen(training)])
+
+    def effect(self) -> str:
+        """One line: what the method touches."""
+        layers = {0: [], 1: ["the lowest layer"]}.get(self.layers, [f"the {self.layers} lowest layers"])
+        parts = layers + (["the embeddings"] if self.embeddings else [])
+        return f"keeps {' and '.join(parts) or 'nothing'} as they are"
+
+
+class _Frozen(Attachment):
+    def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
+        self._model, self._parameters, self._is_checked = model, parameters, False
+        for p in parameters:
+            p.requires_grad_(False)
+
+    def before_update(self, update: int, total_updates: int | None) -> None:  # noqa: ARG002 - base signature
+        """Check once, when the host has set the model up."""
+        if self._parameters and not self._is_checked:
+            require_gradients_to_flow(self._model, "freeze")
+            self._is_checked = True
+
+    def detach(self) -> None:
+        """Let everything train again."""
+        for p in self._parameters:
+            p.requires_grad_(True)
+
+
+def require_gradients_to_flow(model: nn.Module, method: str) -> None:
+    """Refuse reentrant checkpointing over frozen embeddings: every layer would silently get no gradient.
+
+    Args:
+        model: the model, as it is about to train.
+        method: the name of the method, for the message.
+
+    Raises:
+        HostError: that is what the model does.
+    """
+    if getattr(model, "_require_grads_hook", None) is not None or getattr(model, "_require_grads_hooks", None):
+        return
+    for module in model.modules():
+        settings = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+        if getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant", False):
+            raise HostError(
+                f"Under reentrant gradient checkpointing no gradient passes a frozen part, so {method} would stop the "
+                "layers above too: set gradient_checkpointing_kwargs={'use_reentrant': False}."
+            )

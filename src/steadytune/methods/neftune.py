@@ -1,0 +1,101 @@
+"""NEFTune: uniform noise on the word embeddings of each training pass (Jain et al., ICLR 2024)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from steadytune.core import noise
+from steadytune.core.errors import HostError
+from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
+from steadytune.core.precision import precision_now
+from steadytune.core.tap import Seen, word_embedding
+from steadytune.core.training import Attachment, Training
+
+
+@dataclass(frozen=True)
+class NEFTune(ModelMethod):
+    """The model trains on word embeddings with noise: ``x + U(-1, 1) * alpha / sqrt(tokens * width)`` (algorithm 1).
+
+    The noise is drawn anew in each training pass, for real tokens only, and ``tokens`` counts the real tokens of each
+    sentence; its expected length per sentence is ``alpha / sqrt(3)`` whatever the sentence. In evaluation mode, and
+    with ``alpha=0``, nothing is drawn and nothing changes.
+
+    Example:
+        >>> NEFTune(alpha=10).effect()
+        'adds uniform noise of strength 10 to the word embeddings of each training pass'
+
+    Raises:
+        MethodError: a setting is out of range.
+    """
+
+    name: ClassVar[str] = "neftune"
+    paper: ClassVar[str] = "NEFTune, Jain et al., ICLR 2024, alg. 1"
+    claims: ClassVar[frozenset[str]] = frozenset({TASK_EMBEDDINGS})
+    zero: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
+    felt: ClassVar[Mapping[str, Any]] = {"alpha": 5.0}
+    not_applicable: ClassVar[Mapping[str, str]] = {
+        "host_randomness": "the noise is drawn from the host's random numbers, as dropout masks are"
+    }
+
+    alpha: float = hyperparameter(5.0, "strength of the noise (paper: 5, 10 or 15)", low=0, high=1000)
+
+    def check_model(self, training: Training) -> None:
+        """Refuse a model that does not say which module embeds its words."""
+        word_embedding(training.model)
+
+    def attach(self, training: Training) -> Attachment:
+        """Hook the word embeddings; with ``alpha=0`` leave the model alone."""
+        return _Noise(training.model, self.alpha) if self.alpha > 0 else Attachment()
+
+    def effect(self) -> str:
+        """One line: what the method touches."""
+        return f"adds uniform noise of strength {self.alpha:g} to the word embeddings of each training pass"
+
+
+class _Noise(Attachment):
+    """Notes the attention mask when a pass begins, and adds noise the first time that the words are embedded in it.
+
+    The first time: where an encoder and a decoder share the module, the encoder comes first.
+    """
+
+    def __init__(self, model: nn.Module, alpha: float) -> None:
+        self._alpha = alpha
+        self._names = tuple(inspect.signature(model.forward).parameters)
+        self._inputs: Mapping[str, Any] | None = None
+        self._handles = [
+            model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            word_embedding(model).register_forward_hook(self._add),
+            model.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._inputs = None
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        self._inputs = {"attention_mask": given.get("attention_mask")} if module.training else None
+
+    def _add(self, module: nn.Module, _args: object, output: Tensor) -> Tensor | None:
+        if self._inputs is None or not module.training:
+            return None
+        seen = Seen(output.shape, output.dtype, output.device, precision_now(output))
+        site = noise.Site(seen, noise.token_mask(self._inputs, seen))
+        self._inputs = None
+        half_width = self._alpha / (site.lengths() * output.shape[-1]).sqrt()
+        return output + noise.uniform_noise(site, half_width).to(output.dtype)
+
+    def _end(self, _module: nn.Module, _args: object, output: Any) -> None:
+        missed, self._inputs = self._inputs is not None, None
+        if missed and output is not None:  # None: the pass has failed already
+            raise HostError(
+                "neftune had no effect: the word embeddings never ran in the forward pass. Pass token ids (not "
+                "inputs_embeds), and a model whose get_input_embeddings() is the module it uses."
+            )

@@ -54,7 +54,9 @@ def test_the_pairs_that_are_refused() -> None:
     found = {frozenset(pair) for pair in PAIRS if refused(felt(pair[0]), felt(pair[1]))}
     adversarial_steps = {"pgd", "freeat", "freelb"}
     expected = {frozenset(p) for p in itertools.combinations([*adversarial_steps, "sam"], 2)}
-    expected |= {frozenset({s, other}) for s in adversarial_steps for other in ("smoothness", "vat", "neftune", "r_drop")}
+    expected |= {
+        frozenset({s, other}) for s in adversarial_steps for other in ("smoothness", "vat", "neftune", "r_drop")
+    }
     expected |= {frozenset({"smoothness", "vat"}), frozenset({"radam", "recadam"})}
     expected |= {frozenset({"freeze", "gradual_unfreezing"})}
     assert found == expected

@@ -118,7 +118,9 @@ def test_a_card_names_every_setting_and_its_default(name):
 def test_a_card_has_its_sections_and_is_in_the_docs(name):
     found = re.findall(r"^## (.+)$", card(name), re.MULTILINE)
     assert [title for title in found if title in SECTIONS] == list(SECTIONS)
-    assert (ROOT / "docs" / "methods" / f"{name}.md").resolve() == ROOT / "src" / "steadytune" / "methods" / f"{name}.md"
+    assert (
+        ROOT / "docs" / "methods" / f"{name}.md"
+    ).resolve() == ROOT / "src" / "steadytune" / "methods" / f"{name}.md"
     assert f"methods/{name}.md" in (ROOT / "mkdocs.yml").read_text()
 
 

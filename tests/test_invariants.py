@@ -25,8 +25,8 @@ from transformers import (
 
 from steadytune import Stack, bregman, noisytune, smart, smoothness
 from steadytune.core import ascent
-from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.cost import PLAIN_STEP, Cost
+from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.method import Method, WeightMethod
 from steadytune.core.step import Step
 from steadytune.core.tap import Tap, word_embedding

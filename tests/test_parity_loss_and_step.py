@@ -31,6 +31,7 @@ from transformers import BertForSequenceClassification
 import steadytune
 from steadytune import Stack, alum, freeat, freelb, l2_sp, mean_teacher, neftune, pgd, r3f, r_drop, sam, vat
 from steadytune.core import noise as noise_file
+from steadytune.core.errors import HostError
 
 KINDS: dict[str, Kind] = {
     "two": "classification",
@@ -299,7 +300,7 @@ def test_vat(task: str, iterations: int, finite_difference: float, draws: list[D
 
 
 @every_task
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("layer", [1, 2])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_alum(task: str, layer: int, steps: int, draws: list[Draw]) -> None:
     radius, step_size, weight = 2e-2, 8e-3, 100.0
@@ -625,15 +626,12 @@ def test_sam_of_some_weights(adaptive: bool) -> None:
     assert tiny.distance({name: whole.gradients[name] for name in names}, expected.gradients) > 1e-4
 
 
-def test_sam_accumulates() -> None:
-    """Each micro-batch climbs on its own; what is already accumulated stays out of it."""
-    model, batches, rho = build("three"), [batch_for("three", seed=seed) for seed in range(3)], 0.2
-    found = one_step([sam(rho=rho)], model, *batches)
-    gradients = {name: torch.zeros_like(weight) for name, weight in found.theta.items()}
-    for batch in batches:
-        part = sam_reference.sam(task_loss_of("three", batch), found.theta, rho)
-        gradients = reference.add(gradients, part.gradients, 1 / 3)
-    assert_same(found.gradients, gradients, 1e-6)
+def test_sam_and_freeat_refuse_accumulation() -> None:
+    """Their perturbation, or their updates in between, belong to a whole batch."""
+    for method in (sam(), freeat()):
+        model, batches = build("three"), [batch_for("three", seed=seed) for seed in range(2)]
+        with pytest.raises(HostError, match=rf"{method.name} needs the whole batch of an update"):
+            one_step([method], model, *batches)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -12,12 +12,15 @@ from torch import Tensor
 from .adamw import Weights, copied
 
 
-def ema(start: Mapping[str, Tensor], after: Sequence[Mapping[str, Tensor]], decay: float = 0.999) -> Weights:
-    """avg <- decay * avg + (1 - decay) * w after each update, from the initial weights."""
+def ema(
+    start: Mapping[str, Tensor], after: Sequence[Mapping[str, Tensor]], decay: float = 0.999, *, warmup: bool = True
+) -> Weights:
+    """avg <- d * avg + (1 - d) * w after each update, from the initial weights; with warm-up d is small at first."""
     average = copied(start)
-    for weights in after:
+    for t, weights in enumerate(after, start=1):
+        d = min(decay, (1 + t) / (10 + t)) if warmup else decay
         for name in average:
-            average[name] = decay * average[name] + (1.0 - decay) * weights[name].to(torch.float64)
+            average[name] = d * average[name] + (1.0 - d) * weights[name].to(torch.float64)
     return average
 
 

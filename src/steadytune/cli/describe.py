@@ -57,7 +57,9 @@ def _show_settings(console: Console, method: Method) -> None:
     for f in fields(method):
         default = f.default if f.default not in (None, ()) else "none"
         limits = allowed_values(f.metadata)
-        settings.add_row(f.name, str(default), f"{f.metadata['doc']}" + ("" if limits == "any value" else f"; {limits}"))
+        settings.add_row(
+            f.name, str(default), f"{f.metadata['doc']}" + ("" if limits == "any value" else f"; {limits}")
+        )
     console.print(settings, highlight=False, markup=False)
 
 

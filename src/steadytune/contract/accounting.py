@@ -23,7 +23,7 @@ def gradients_stay(subject: Subject) -> None:
     network = tiny.model(dropout=0.1)
     stack = Stack([subject.build()])
     stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
-    stack.watch(stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.1)))
+    stack.scheduler(stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.1)))
     tiny.move_teachers(stack)
     copies = stack.copies()
     before = {name: tensor.clone() for name, tensor in copies.items()}
@@ -94,7 +94,7 @@ def counted_passes(network: nn.Module, methods: Sequence[Method]) -> Cost:
     torch.autograd.grad = ascent
     stack = Stack(methods)
     stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
-    stack.watch(stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01)))
+    stack.scheduler(stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01)))
     handle = network.register_forward_hook(forward_pass)
     try:
         stack.backward(network, tiny.batch())
@@ -131,6 +131,7 @@ def _worst_moment(methods: Sequence[Method]) -> tuple[float, float]:
     stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
     # The moments of Adam belong to plain training, whichever optimizer a method makes of it.
     optimizer = stack.optimizer(torch.optim.AdamW(network.parameters(), lr=0.01))
+    stack.scheduler(optimizer)
     largest = [0]
 
     def measure(*_: Any) -> None:

@@ -170,6 +170,7 @@ def _fail_within_a_pass(network: nn.Module, subject: Subject) -> None:
         with stack:
             stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
             optimizer = stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.1))
+            stack.scheduler(optimizer)
             stack.backward(network, tiny.batch())
             optimizer.step()
             handle = network.classifier.register_forward_hook(fail)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]

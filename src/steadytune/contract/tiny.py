@@ -102,7 +102,7 @@ def one_update(
     stack = Stack(methods)
     stack.prepare(network, total_updates=UPDATES, batches=batches)
     optimizer = stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.1))
-    stack.watch(optimizer)
+    stack.scheduler(optimizer)
     move_teachers(stack)
     torch.manual_seed(5)
     scale = 1 / len(micro_batches)

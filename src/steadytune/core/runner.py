@@ -58,6 +58,7 @@ class StepRunner(ABC):
         *,
         scale: float = 1.0,
         backward: Callable[[Tensor], Any] = Tensor.backward,
+        update: Callable[[], None] | None = None,
     ) -> Tensor:
         """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
 
@@ -66,6 +67,8 @@ class StepRunner(ABC):
             batch: keyword arguments of the model, ``labels`` among them.
             scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
             backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
+            update: for a method that updates within a step (FreeAT): clips, steps the optimizer and clears the
+                gradients as the loop does; by default the watched optimizer steps, without clipping.
 
         Returns:
             The loss of the micro-batch, detached and without ``scale``.
@@ -76,7 +79,7 @@ class StepRunner(ABC):
             backward(loss * scale)
             return loss.detach()
 
-        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run)
+        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run, update=update)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.

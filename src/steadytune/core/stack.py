@@ -50,7 +50,7 @@ class Stack(StepRunner):
         self.weight_methods = tuple(m for m in flat if isinstance(m, WeightMethod))
         self.optimizer_methods = tuple(m for m in flat if isinstance(m, OptimizerMethod))
         self._optimizer_hook: Any = None
-        self._optimizer_is_built = False
+        self._optimizer_is_built = self._scheduler_is_built = False
 
     def __str__(self) -> str:
         return " + ".join(m.name for m in self.methods) or "plain"
@@ -97,7 +97,7 @@ class Stack(StepRunner):
         saved = None if resume_from is None else self._read(resume_from)
         known = self._session if self._session is not None and self._session.model is model else None
         self.total_updates, self.updates = total_updates, 0 if saved is None else saved.updates
-        self._host_is_checked = self._optimizer_is_built = False
+        self._host_is_checked = self._optimizer_is_built = self._scheduler_is_built = False
         self._session = Session(
             self.methods,
             model,
@@ -126,30 +126,42 @@ class Stack(StepRunner):
         self.watch(optimizer)
         return optimizer
 
-    def schedule(self, total_updates: int) -> Callable[[int], float] | None:
-        """The factor of the learning rate by updates done, where a method sets it."""
-        found = (m.schedule(total_updates) for m in self.optimizer_methods)
-        return next((schedule for schedule in found if schedule is not None), None)
-
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR | None:
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, total_updates: int | None = None
+    ) -> torch.optim.lr_scheduler.LambdaLR | None:
         """A scheduler for the schedule of a method such as ``slanted_triangular()``; ``None`` without one.
+
+        Args:
+            optimizer: the one that `optimizer` returned.
+            total_updates: length of the training, by default what `prepare` was told.
 
         Raises:
             HostError: the length of the training is unknown.
         """
-        if self.schedule(1) is None:
+        if not self._schedulers:
             return None
-        if self.total_updates is None:
+        total = self.total_updates if total_updates is None else total_updates
+        if total is None:
             raise HostError("A learning-rate schedule needs the length of the training: prepare(total_updates=...).")
-        schedule = self.schedule(self.total_updates)
-        assert schedule is not None  # a method has a schedule for every length or for none
+        schedule = self._schedulers[0].schedule(total)
+        assert schedule is not None  # it has one for every length
+        self._scheduler_is_built = True
         return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+
+    @property
+    def _schedulers(self) -> list[OptimizerMethod]:
+        return [m for m in self.optimizer_methods if m.schedule(1) is not None]
 
     def _refuse_bare_optimizer(self) -> None:
         if self.optimizer_methods and not self._optimizer_is_built:
             raise HostError(
                 f"{self.optimizer_methods[0].name} changes the optimizer, and has not been given it: after "
                 "stack.prepare(model) write `optimizer = stack.optimizer(optimizer)`."
+            )
+        if self._schedulers and self._optimizer_is_built and not self._scheduler_is_built:
+            raise HostError(
+                f"{self._schedulers[0].name} sets the learning rate, and has no scheduler: write `scheduler = "
+                "stack.scheduler(optimizer)` and step it after each update."
             )
 
     def watch(self, optimizer: torch.optim.Optimizer | None) -> None:

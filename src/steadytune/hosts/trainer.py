@@ -139,14 +139,14 @@ class SteadyMixin(_Base):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The schedule of a method where one has it, else the Trainer's."""
-        schedule = self.stack.schedule(num_training_steps)
-        if schedule is not None and self.lr_scheduler is None:
-            target = optimizer if optimizer is not None else self.optimizer
-            assert target is not None  # the Trainer creates it first
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(target, schedule)
-            self._created_lr_scheduler = True
-            return self.lr_scheduler
-        return super().create_scheduler(num_training_steps, optimizer)
+        target = optimizer if optimizer is not None else self.optimizer
+        assert target is not None  # the Trainer creates it first
+        scheduler = None if self.lr_scheduler is not None else self.stack.scheduler(target, num_training_steps)
+        if scheduler is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = scheduler
+        self._created_lr_scheduler = True
+        return scheduler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None, *args: Any

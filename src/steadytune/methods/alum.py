@@ -23,7 +23,7 @@ class Alum(LossMethod):
     For each example ``l_s(f(h + delta), f(h))``, with h the output of layer number ``layer`` and delta from K steps of
     projected gradient ascent from a Gaussian start (algorithm 1, lines 4 to 8). ``l_s`` is the symmetric KL divergence
     for classification and the squared difference for regression. Its gradient reaches the weights through both
-    outputs. At ``layer=0``, the word embeddings, it is the same term as ``smoothness``.
+    outputs. At the word embeddings it is the term ``smoothness``.
 
     Example:
         >>> Alum(layer=2).site()
@@ -43,7 +43,7 @@ class Alum(LossMethod):
 
     weight: float = hyperparameter(1.0, "alpha, factor in the loss", low=0, high=1000)
     layer: int = hyperparameter(
-        1, "layer whose output moves, 1 the first; 0: the word embeddings", low=0, high=1000, integer=True
+        1, "number of the layer whose output moves, from the bottom", low=1, high=1000, integer=True
     )
     radius: float = hyperparameter(1e-5, "epsilon, largest entry of the perturbation", low=0, high=10, low_open=True)
     noise_std: float = hyperparameter(1e-5, "sigma, std of the Gaussian start", low=0, high=10, low_open=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steadytune.core.method import LossMethod, Method
+from steadytune.core.step import Masks
 from steadytune.methods.bregman import Bregman
 from steadytune.methods.r3f import R3F
 from steadytune.methods.sam import SAM
@@ -98,32 +99,30 @@ def r4f(weight: float = 1.0, **r3f: Any) -> tuple[Method, ...]:
     return (R3F(weight=weight, **r3f), SpectralNorm())
 
 
-def asam(rho: float = 0.5, **settings: Any) -> SAM:
+def asam(rho: float = 0.5, masks: Masks = "fresh") -> SAM:
     """ASAM (Kwon et al., ICML 2021): SAM with a perturbation in proportion to each weight.
 
     Args:
         rho: radius, relative to the weights.
-        settings: other settings of `SAM`.
+        masks: dropout masks of the second pass.
     """
-    return SAM(rho=rho, adaptive=True, **settings)
+    return SAM(rho=rho, adaptive=True, masks=masks)
 
 
-def ema(decay: float = 0.999, **settings: Any) -> WeightAveraging:
+def ema(decay: float = 0.999) -> WeightAveraging:
     """An exponential moving average of the weights, put into the model at the end.
 
     Args:
         decay: weight of the past in each step of the average.
-        settings: other settings of `WeightAveraging`.
     """
-    return WeightAveraging(kind="ema", decay=decay, **settings)
+    return WeightAveraging(kind="ema", decay=decay)
 
 
-def swa(start: float = 0.75, every: int = 1, **settings: Any) -> WeightAveraging:
+def swa(start: float = 0.75, every: int = 1) -> WeightAveraging:
     """Stochastic weight averaging (Izmailov et al., UAI 2018): an equal average over the last part of the training.
 
     Args:
         start: where that part begins, as a fraction of all updates.
         every: updates between two weights that are averaged.
-        settings: other settings of `WeightAveraging`.
     """
-    return WeightAveraging(kind="swa", start=start, every=every, **settings)
+    return WeightAveraging(kind="swa", start=start, every=every)

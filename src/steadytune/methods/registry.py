@@ -65,7 +65,7 @@ REGISTRY: dict[str, Entry] = {
         Entry("neftune", NEFTune, "random noise on the word embeddings while training"),
         Entry("spectral_norm", SpectralNorm, "keeps the spectral norm of the head at 1"),
         Entry("sam", SAM, "gradients from the worst weights nearby"),
-        Entry("asam", presets.asam, "the same, nearby in proportion to each weight", SAM),
+        Entry("asam", presets.asam, "the same, nearby in proportion to each weight"),
         Entry("radam", RAdam, "Adam with a rectified warm-up"),
         Entry("recadam", RecAdam, "Adam that lets go of the pretrained weights little by little"),
         Entry("child_tuning", ChildTuning, "updates only a part of the weights: at random, or the most informative"),
@@ -75,8 +75,8 @@ REGISTRY: dict[str, Entry] = {
         Entry("gradual_unfreezing", GradualUnfreezing, "layers join the training one by one from the top"),
         Entry("reinit", Reinit, "draws the top layers anew before training"),
         Entry("weight_averaging", WeightAveraging, "ends at an average of the weights over steps"),
-        Entry("ema", presets.ema, "weight_averaging, exponential", WeightAveraging),
-        Entry("swa", presets.swa, "weight_averaging, equal over the last part", WeightAveraging),
+        Entry("ema", presets.ema, "weight_averaging, exponential"),
+        Entry("swa", presets.swa, "weight_averaging, equal over the last part"),
         Entry("wise_ft", WiseFT, "ends between the pretrained and the fine-tuned weights"),
     )
 }

@@ -40,7 +40,7 @@ class SpectralNorm(ModelMethod):
         "zero_is_plain": "it has no strength: the head is normalised or it is not"
     }
 
-    power_iterations: int = hyperparameter(1, "power iterations in each training pass", low=1, high=100, integer=True)
+    power_iterations: int = hyperparameter(1, "power iterations in each training pass", low=1, high=1000, integer=True)
 
     def check_model(self, training: Training) -> None:
         """Refuse a model without a head that could be normalised.
@@ -83,9 +83,9 @@ class NormalisedLinear(nn.Linear):
         weight = _exact(self.weight)
         with torch.autocast(weight.device.type, enabled=False):
             for _ in range(self.power_iterations):
-                u = functional.normalize(weight @ self.singular["v"].to(weight.device), dim=0)
+                v = functional.normalize(weight.T @ self.singular["u"].to(weight.device), dim=0)
                 # New tensors, not new values: the graph of an earlier pass may still hold the old ones.
-                self.singular |= {"u": u, "v": functional.normalize(weight.T @ u, dim=0)}
+                self.singular |= {"u": functional.normalize(weight @ v, dim=0), "v": v}
 
 
 def normalised(weight: Tensor, singular: Mapping[str, Tensor]) -> Tensor:

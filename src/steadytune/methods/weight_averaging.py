@@ -26,14 +26,16 @@ COUNT = "updates averaged"
 class WeightAveraging(ModelMethod):
     """Training is unchanged; when it ends, the weights become an average of those along the way.
 
-    - ``"ema"``: after each update ``average = decay * average + (1 - decay) * weights``, from the initial weights on.
-    - ``"swa"``: the equal average of the weights after every ``every``-th update of the last ``1 - start`` of the
-      training (algorithm 1).
+    - ``"ema"``: after each update t ``average = d * average + (1 - d) * weights``, from the initial weights on, with
+      ``d = decay``, at first less: ``min(decay, (1 + t) / (10 + t))``. Without that warm-up an average over a few
+      hundred updates would be little else than the initial weights and the untrained head.
+    - ``"swa"``: the equal average of the weights after every ``every``-th update from ``start`` of the training on
+      (algorithm 1).
 
     Only weights that train are averaged, in float32 at least; there is no second model.
 
     Example:
-        >>> WeightAveraging(kind="swa", start=0.5).is_due(6, 10), WeightAveraging(kind="swa", start=0.5).is_due(5, 10)
+        >>> WeightAveraging(kind="swa", start=0.5).is_due(5, 10), WeightAveraging(kind="swa", start=0.5).is_due(4, 10)
         (True, False)
     """
 
@@ -42,36 +44,47 @@ class WeightAveraging(ModelMethod):
     changes_final_weights: ClassVar[bool] = True
     zero: ClassVar[Mapping[str, Any]] = {"kind": "ema", "decay": 0.0}
     felt: ClassVar[Mapping[str, Any]] = {"decay": 0.5}
-    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"kind": "swa", "start": 0.0}, {"kind": "swa", "start": 0.2})
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"warmup": False},
+        {"kind": "swa", "start": 0.0},
+        {"kind": "swa", "start": 0.2, "every": 2},
+    )
 
     kind: Literal["ema", "swa"] = hyperparameter("ema", "exponential or equal average", choices=("ema", "swa"))
     decay: float = hyperparameter(0.999, "ema: decay per update", low=0, high=0.999999)
-    start: float = hyperparameter(0.75, "swa: share of the updates before the first that counts", low=0, high=0.999999)
+    warmup: bool = hyperparameter(True, "ema: smaller decays at first", choices=(True, False))
+    start: float = hyperparameter(0.75, "swa: the update that completes this share counts first", low=0, high=0.999999)
     every: int = hyperparameter(1, "swa: updates between two that count", low=1, high=100_000, integer=True)
 
     def is_due(self, update: int, total_updates: int | None) -> bool:
         """Whether the weights after this update (from 1) enter the average."""
         if self.kind == "ema":
             return True
-        first = math.floor(self.start * self._length(total_updates) + 1e-9)
-        return update > first and (update - first) % self.every == 0
+        first = self._first(total_updates)
+        return update >= first and (update - first) % self.every == 0
 
-    def _length(self, total_updates: int | None) -> int:
-        if total_updates is None and self.kind == "swa" and self.start > 0:
+    def _first(self, total_updates: int | None) -> int:
+        """The first update of an equal average."""
+        if self.start == 0:
+            return 1
+        if total_updates is None:
             raise HostError(
                 f"weight_averaging averages from {self.start:.0%} of the updates on: pass total_updates to "
                 "stack.prepare(), or set start=0."
             )
-        return total_updates or 0
+        return max(1, math.ceil(self.start * total_updates - 1e-9))  # 0.07 * 100 is a little above 7
+
+    def decay_after(self, update: int) -> float:
+        """The decay of an exponential average after this update (from 1).
+
+        >>> [round(WeightAveraging().decay_after(t), 3) for t in (1, 100, 10_000)]
+        [0.182, 0.918, 0.999]
+        """
+        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
 
     def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:  # noqa: ARG002 - base signature
-        """Refuse a training in which no update would enter the average."""
-        length = self._length(total_updates)
-        if total_updates is not None and not any(self.is_due(t, length) for t in range(1, length + 1)):
-            raise HostError(
-                f"weight_averaging would have no effect: after {self.start:.0%} of {total_updates} updates fewer than "
-                f"every={self.every} are left. Lower start or every."
-            )
+        """Refuse an equal average of the end of a training whose length is unknown."""
+        self.is_due(1, total_updates)
 
     def attach(self, training: Training) -> Attachment:
         """Nothing changes until training ends.
@@ -110,7 +123,7 @@ class _Average(Attachment):
         parameters = self._training.parameters()
         weights = {name: parameters[name].detach() for name in self._names}
         if self._method.kind == "ema":
-            self._lerp(get_ema_multi_avg_fn(self._method.decay), weights, 0)
+            self._lerp(get_ema_multi_avg_fn(self._method.decay_after(update)), weights, 0)
             return
         count = int(self._average.get(COUNT, torch.zeros((), dtype=torch.long)))
         if count == 0:

@@ -686,12 +686,16 @@ def test_version_and_help(capsys) -> None:
 
 def test_methods_are_listed_with_their_settings(capsys) -> None:
     text = output(capsys, "methods")
+    flat = " ".join(text.split())
     for name, entry in REGISTRY.items():
         assert re.search(rf"│ {re.escape(name)} +│", text), name
         for method in entry.methods():
-            assert f"{method.name}  {method.paper.split(',')[0]}" in text
+            assert f"{method.name}: {method.paper}" in flat
+        shown = output(capsys, "methods", name)
+        for method in entry.methods():
+            assert f"{method.name}  ({method.role}) {method.paper.split(',')[0]}" in shown
             for setting in fields(method):
-                assert re.search(rf"^ +{setting.name} ", text, re.MULTILINE), setting.name
+                assert re.search(rf"^ +{setting.name} ", shown, re.MULTILINE), setting.name
     row = re.search(r"│ smoothness +│.*", text)
     assert row
     assert "2.67 x" in row.group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,6 +106,7 @@ def test_what_is_out_of_range_is_refused_with_the_range(method: type[Method], se
 # ---------------------------------------------------------------- the suite finds faults
 
 
+@dataclass(frozen=True)
 class Faulty(LossMethod):
     """A sound method, for the faults below to be put into."""
 

@@ -42,7 +42,7 @@ def test_python_blocks_run_as_pasted(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # dataclasses look their module up by name, so the block needs one.
     monkeypatch.setitem(sys.modules, "block", types.ModuleType("block"))
-    exec(compile(code, "block", "exec"), {"__name__": "block"})
+    exec(compile(code, "block", "exec", dont_inherit=True), {"__name__": "block"})
 
 
 @pytest.mark.parametrize("code", blocks("yaml"))

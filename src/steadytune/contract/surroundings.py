@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import optimizer as torch_optimizer
 from transformers import TrainerCallback, TrainingArguments
 
 from steadytune.contract import tiny
@@ -146,7 +146,7 @@ def leaves_no_trace(subject: Subject) -> None:
     """After training, and after a training that failed, nothing about the model but its weights is different."""
     for fails in (False, True):
         network = tiny.model(dropout=0.1)
-        before, hooks = _surface(network), len(torch_optimizer._global_optimizer_post_hooks)
+        before, hooks = _surface(network), _global_hooks()
         if fails:
             _fail_within_a_pass(network, subject)
         else:
@@ -154,7 +154,13 @@ def leaves_no_trace(subject: Subject) -> None:
         after = _surface(network)
         for what, value in before.items():
             assert after[what] == value, f"{what} changed" + (" by a training that failed" if fails else "")
-        assert len(torch_optimizer._global_optimizer_post_hooks) == hooks, "a hook is left on all optimizers"
+        assert _global_hooks() == hooks, "a hook is left on all optimizers"
+
+
+def _global_hooks() -> int:
+    """How many hooks there are on the steps of all optimizers."""
+    module: Any = sys.modules["torch.optim.optimizer"]
+    return len(module._global_optimizer_post_hooks)
 
 
 class _Fault(Exception):  # noqa: N818 - stands for anything that the user's own code may raise

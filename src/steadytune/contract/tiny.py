@@ -24,21 +24,22 @@ Batch = dict[str, Tensor]
 
 def model(*, dropout: float = 0.0, dtype: torch.dtype = torch.float32, **settings: Any) -> nn.Module:
     """A classifier of two layers and width 16, the same in every call, in training mode."""
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        initializer_range=0.2,
-        **{"num_labels": 2} | settings,
-    )
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 40,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "initializer_range": 0.2,
+        "num_labels": 2,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return BertForSequenceClassification(config).to(dtype).train()
+        network: nn.Module = BertForSequenceClassification(BertConfig(**sizes | settings))
+    return nn.Module.to(network, dtype).train()
 
 
 def batch(count: int = 4, *, seed: int = 0, padding: int = 0, longest: int = 8) -> Batch:

@@ -68,7 +68,7 @@ def plugins(taken: Collection[str]) -> Iterator[Entry]:
             elif found is not None and found.name != point.name:
                 reason = f"its name is {found.name!r}"
             elif found is not None:
-                yield Entry(point.name, found, inspect.getdoc(found).split("\n")[0] if found.__doc__ else "")
+                yield Entry(point.name, found, (inspect.getdoc(found) or "").split("\n")[0])
         except Exception as error:  # whatever the other package does while it is imported
             reason = f"{type(error).__name__}: {error}"
         if reason:

@@ -23,7 +23,7 @@ from transformers import (
     T5ForSequenceClassification,
 )
 
-from steadytune import Stack, bregman, noisytune, smart, smoothness
+from steadytune import Stack, bregman, ema, noisytune, smart, smoothness
 from steadytune.core import ascent
 from steadytune.core.cost import PLAIN_STEP, Cost
 from steadytune.core.errors import CheckpointError, HostError, MethodError
@@ -402,7 +402,7 @@ def test_updates_are_counted_until_close() -> None:
     before = len(torch_optimizer._global_optimizer_post_hooks)
     model, other = tiny.bert(), tiny.bert()
     optimizer, foreign = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other))
-    stack = Stack([bregman()])
+    stack = Stack([ema()])
     stack.prepare(model, total_updates=10)
     step(other, foreign)
     assert stack.updates == 0
@@ -424,7 +424,7 @@ def test_a_given_optimizer_alone_counts() -> None:
     before = len(torch_optimizer._global_optimizer_post_hooks)
     model = tiny.bert()
     optimizer, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
-    stack = Stack([bregman()])
+    stack = Stack([ema()])
     stack.prepare(model, optimizer, total_updates=10)
     assert len(torch_optimizer._global_optimizer_post_hooks) == before
     step(model, second)

@@ -30,6 +30,10 @@ class SettingsError(SteadytuneError, ValueError):
     """A setting of the command line or of a configuration file is unknown or out of range."""
 
 
+class DivergedError(SteadytuneError, ArithmeticError):
+    """A loss or a weight is no longer a finite number."""
+
+
 class ModelNotFoundError(SteadytuneError, RuntimeError):
     """A model was found neither in a folder nor in the cache nor on the Hub."""
 

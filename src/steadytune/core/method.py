@@ -165,6 +165,8 @@ class StepMethod(Method):
     claims: ClassVar[frozenset[str]] = frozenset({BACKWARD})
     #: Whether the method needs the whole batch of an update at once, so that accumulation is refused.
     whole_batch: ClassVar[bool] = False
+    #: Whether the method asks for optimizer steps in the middle of a batch.
+    updates_within: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, passes: Passes) -> Tensor:
@@ -206,6 +208,8 @@ class ModelMethod(Method):
     role: ClassVar[str] = "model"
     #: Whether the weights at the end are not those of the last update.
     changes_final_weights: ClassVar[bool] = False
+    #: Whether some weights get no gradient in some updates, which DDP must be told.
+    leaves_weights_out: ClassVar[bool] = False
     #: Order at the end of training, low first: averages, then interpolation, then what is folded into the weights.
     finishes: ClassVar[int] = 0
 

@@ -33,9 +33,11 @@ class StepRunner(ABC):
         self.last_passes = PassCounts()
         self._session: Session | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._is_open = False
         self._host_is_checked = False
         self._update_has_begun = False
         self._micro_batches = 0
+        self._clean_passes = 0
         self._counts_updates = True
         self._streams = randomness.Streams(self._derive_seed)
         self._part: Part = "all"
@@ -73,6 +75,13 @@ class StepRunner(ABC):
         Returns:
             The loss of the micro-batch, detached and without ``scale``.
         """
+
+        step = self.step_method
+        if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
+            raise HostError(
+                f"{step.name} updates the weights within a batch, and only the loop knows how (scaler, clipping): "
+                "pass update=..., a function that clips, steps the optimizer and clears the gradients."
+            )
 
         def run() -> Tensor:
             loss = self._loss(model, batch)
@@ -128,7 +137,7 @@ class StepRunner(ABC):
         method, session = self.step_method, self._require_prepared()
         if method is None:
             return run()
-        if method.whole_batch and self._micro_batches > 0:
+        if method.whole_batch and self._micro_batches > 0 and _holds_gradients(session.model):
             raise HostError(
                 f"{method.name} needs the whole batch of an update at once: set gradient accumulation to 1 and a "
                 "larger batch, or leave it out."
@@ -149,7 +158,13 @@ class StepRunner(ABC):
             stream=lambda: self._streams.masks(method.name),
             random_state=randomness.RandomState.capture(device),
         )
+        before = self._clean_passes
         result = method.run(passes)
+        if self._clean_passes == before:
+            raise HostError(
+                f"{method.name} could not act: the loss of this loop never came past the stack. In a Trainer let "
+                "compute_loss call super().compute_loss(), or put the mixin in front: class T(SteadyMixin, Yours)."
+            )
         self._micro_batches += 1
         return result
 
@@ -178,6 +193,8 @@ class StepRunner(ABC):
         """Whatever must happen before the first pass of an update."""
         if self._update_has_begun:
             return
+        if not self._is_open:
+            raise HostError("The stack was finished or closed: call stack.prepare(model) before the next step.")
         self._refuse_bare_optimizer()
         if not self.loss_methods:
             self._check_host()
@@ -192,6 +209,7 @@ class StepRunner(ABC):
             return
         session = self._require_prepared()
         self._begin_pass()
+        self._clean_passes += 1
         if not self.loss_methods or self._part == "task":
             yield None
             return
@@ -316,3 +334,8 @@ class StepRunner(ABC):
                 del logs["non_finite_perturbations"]
         self._sums.clear()
         return logs
+
+
+def _holds_gradients(model: nn.Module) -> bool:
+    """Whether a batch has left gradients: a step that a scaler skipped has counted as no update, but cleared them."""
+    return any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())

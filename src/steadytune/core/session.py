@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Session:
     ) -> None:
         self.methods, self.model, self.seed = tuple(methods), model, seed
         self.reports: dict[str, Any] = {}
+        self._home = next((p.device for p in model.parameters()), None)
         self.taps = self._taps()
         self.trainable = frozenset(trainable(model))
         weight_methods = [m for m in methods if isinstance(m, WeightMethod)]
@@ -68,10 +70,15 @@ class Session:
             moved = "moved the weights when the run began, and does not move them again in a resumed run."
             self.reports = {m.name: f"{m.name} {moved}" for m in weight_methods}
         self.attachments = self._attach()
-        keys = dict.fromkeys(t for m in methods if isinstance(m, LossMethod) for t in m.teachers())
-        self.shadows: dict[Teacher, Shadow] = {key: Shadow(model) for key in keys}
-        if saved is not None:
-            self._load_teachers(saved)
+        self.shadows: dict[Teacher, Shadow] = {}
+        try:
+            for key in dict.fromkeys(t for m in methods if isinstance(m, LossMethod) for t in m.teachers()):
+                self.shadows[key] = Shadow(model)
+            if saved is not None:
+                self._load_teachers(saved)
+        except BaseException:
+            self.detach()
+            raise
 
     def training(self, method: Method) -> Training:
         """One method's view."""
@@ -152,16 +159,35 @@ class Session:
         """
         self._load_teachers(saved)
         self.anchor |= self._anchored(saved.anchor, saved)
-        for name, tensors in saved.tensors.items():
-            for key, tensor in self._on_device(tensors).items():
-                own = self.tensors[name].get(key)
-                if own is None or own.shape != tensor.shape:
-                    self.tensors[name][key] = tensor
+        self._resumed = True
+        for name, own in self.tensors.items():
+            loaded = self._on_device(saved.tensors.get(name, {}))
+            for key in own.keys() - loaded.keys():
+                del own[key]
+            for key, tensor in loaded.items():
+                if key in own and own[key].shape == tensor.shape:
+                    own[key].copy_(tensor)
                 else:
-                    own.copy_(tensor)
+                    own[key] = tensor
+
+    @property
+    def follows_steps(self) -> bool:
+        """Whether some method must see the forward pass of every update."""
+        steers = any(attachment.steers_updates for attachment in self.attachments.values())
+        return steers or any(isinstance(m, LossMethod | StepMethod) for m in self.methods)
 
     def before_update(self, update: int, total_updates: int | None) -> None:
-        """Before the first pass of an update; ``update`` counts those done."""
+        """Before the first pass of an update; ``update`` counts those done.
+
+        Raises:
+            HostError: the model has been moved to another device since it was prepared.
+        """
+        home = next(self.model.parameters()).device
+        if home != self._home:
+            raise HostError(
+                f"The model was prepared on {self._home} and is now on {home}: move it first, then call "
+                "stack.prepare(model)."
+            )
         for attachment in self.attachments.values():
             attachment.before_update(update, total_updates)
 
@@ -180,8 +206,9 @@ class Session:
 
     def detach(self) -> None:
         """Leave the model as it came; safe to call twice."""
-        for attachment in self.attachments.values():
-            attachment.detach()
+        with ExitStack() as undo:  # one that fails does not keep the others from being undone
+            for attachment in self.attachments.values():
+                undo.callback(attachment.detach)
+            while self._cleanup:
+                undo.callback(self._cleanup.pop())
         self.attachments = {}
-        while self._cleanup:
-            self._cleanup.pop()()

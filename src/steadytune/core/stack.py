@@ -96,6 +96,7 @@ class Stack(StepRunner):
             self._refuse_bare_optimizer()
         saved = None if resume_from is None else self._read(resume_from)
         known = self._session if self._session is not None and self._session.model is model else None
+        self._session = None  # whatever fails from here on, an old one is not taken for the new
         self.total_updates, self.updates = total_updates, 0 if saved is None else saved.updates
         self._host_is_checked = self._optimizer_is_built = self._scheduler_is_built = False
         self._session = Session(
@@ -107,6 +108,7 @@ class Stack(StepRunner):
             anchor=None if perturb or known is None else known.anchor,
             batches=batches if callable(batches) or batches is None else lambda: batches,
         )
+        self._is_open = True
         self.watch(optimizer)
         self._begin_update()
 
@@ -120,6 +122,11 @@ class Stack(StepRunner):
             The optimizer to train with: the same one unless a method builds another.
         """
         session = self._require_prepared()
+        if self._optimizer_is_built and self.optimizer_methods:
+            raise HostError(
+                f"stack.optimizer() was called before, and {self.optimizer_methods[0].name} would change the "
+                "optimizer twice: call it once after each stack.prepare()."
+            )
         for method in sorted(self.optimizer_methods, key=lambda m: OPTIMIZER not in m.claims):
             optimizer = method.build(optimizer, session.training(method))
         self._optimizer_is_built = True
@@ -173,7 +180,7 @@ class Stack(StepRunner):
             inner = getattr(optimizer, "optimizer", None)  # Accelerate's wrapper takes no hooks
             optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
             self._optimizer = optimizer
-            self._optimizer_hook = optimizer.register_step_post_hook(lambda *_: self.after_update())
+            self._optimizer_hook = optimizer.register_step_post_hook(lambda *_: self._after_watched_step())
         else:
             self._optimizer_hook = register_optimizer_step_post_hook(self._after_any_step)
 
@@ -183,7 +190,16 @@ class Stack(StepRunner):
             if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
                 self._optimizer = optimizer
         if optimizer is self._optimizer:
-            self.after_update()
+            self._after_watched_step()
+
+    def _after_watched_step(self) -> None:
+        if self._counts_updates and not self._update_has_begun and self._require_prepared().follows_steps:
+            raise HostError(
+                "The optimizer stepped, but the stack never saw the forward pass, so its methods had no effect: write "
+                "stack.backward(model, batch) in a loop of your own; in a Trainer let compute_loss call "
+                "super().compute_loss(), or put the mixin in front: class T(SteadyMixin, Yours)."
+            )
+        self.after_update()
 
     def after_update(self) -> None:
         """Count one optimizer update and move the teachers; the watched optimizer calls it by itself."""
@@ -242,8 +258,10 @@ class Stack(StepRunner):
 
     def finish(self) -> None:
         """End the training: put the final weights into the model (averages, interpolations), then `close`."""
-        self._require_prepared().finish()
-        self.close()
+        try:
+            self._require_prepared().finish()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Leave the model as it came and stop watching the optimizer, without any final change of the weights.
@@ -255,6 +273,7 @@ class Stack(StepRunner):
         self._optimizer_hook = None
         self._optimizer = None
         self._sums.clear()
+        self._is_open = False
         if self._session is not None:
             self._session.detach()
 

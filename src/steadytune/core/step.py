@@ -88,7 +88,7 @@ class Step:
         if site > 0 and _is_checkpointing(self.plain_model):
             raise HostError(
                 "A perturbation of a hidden layer is lost when gradient checkpointing runs the layer again: "
-                "switch checkpointing off, or perturb the word embeddings (layer=0)."
+                "switch checkpointing off, or perturb the word embeddings (smoothness)."
             )
         self.counts.perturbed += 1
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
@@ -184,6 +184,6 @@ def logits_of(outputs: Any) -> Tensor:
     if not isinstance(logits, Tensor):
         raise HostError(
             f"The model returned {type(outputs).__name__} without a tensor named 'logits': "
-            "smoothness and Bregman terms compare logits, so they cannot work with this head."
+            "terms of the loss work on logits, so they cannot be used with this head yet."
         )
     return logits

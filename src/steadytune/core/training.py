@@ -46,6 +46,9 @@ class Training:
 class Attachment:
     """Follows a training on behalf of a `ModelMethod`; what is not overridden does nothing."""
 
+    #: Whether training is wrong when `before_update` is not called before every update.
+    steers_updates: bool = False
+
     def before_update(self, update: int, total_updates: int | None) -> None:
         """Before the first pass of an update; ``update`` counts those done."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, has_length
 
 from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
@@ -68,6 +69,8 @@ class SteadyMixin(_Base):
         self._noised_model: nn.Module | None = None
         self._scaling_is_probed = False
         self._divides_itself = False
+        self._was_given_optimizer = self.optimizer is not None
+        self._made_optimizer: torch.optim.Optimizer | None = None
         self.add_callback(_StackCallback(stack))
 
     def explain(self) -> Explanation:
@@ -103,6 +106,12 @@ class SteadyMixin(_Base):
                 f"{step.name} needs the whole batch of an update at once, and gradient_accumulation_steps is "
                 f"{accumulation}: set it to 1 with a larger batch, or leave {step.name} out."
             )
+        out = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.leaves_weights_out]
+        if out and self.args.world_size > 1 and self.args.ddp_find_unused_parameters is not True:
+            raise HostError(
+                f"{out[0]} leaves weights without a gradient, which breaks DDP silently: set "
+                "ddp_find_unused_parameters=True."
+            )
         final = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
         if final and self.args.load_best_model_at_end:
             raise HostError(
@@ -129,11 +138,28 @@ class SteadyMixin(_Base):
             model, perturb=self._noised_model is not model, resume_from=resume_from, batches=self._batches
         )
         self._noised_model = model
-        self.optimizer = self.stack.optimizer(super().create_optimizer(*args, **kwargs))
+        self._drop_changed_optimizer()
+        self.optimizer = self._made_optimizer = self.stack.optimizer(super().create_optimizer(*args, **kwargs))
         return self.optimizer
 
+    def _drop_changed_optimizer(self) -> None:
+        """Let the Trainer make a new optimizer when an earlier training has left one that methods have changed."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not self.stack.optimizer_methods or self._made_optimizer is None or inner is not self._made_optimizer:
+            return
+        if self._was_given_optimizer:
+            raise HostError(
+                f"{self.stack.optimizer_methods[0].name} has changed the optimizer that was passed to the Trainer, "
+                "and cannot change it again: make a new Trainer for another training."
+            )
+        self.optimizer = None
+
     def _batches(self) -> Iterator[dict[str, Any]]:
-        return (self._prepare_inputs(batch) for batch in self.get_train_dataloader())
+        loader: Iterable[Any] = self.get_train_dataloader()
+        # A stream may have no end; what the training itself will see is enough.
+        endless = not has_length(self.train_dataset) and self.args.max_steps > 0
+        seen = self.args.max_steps * self.args.gradient_accumulation_steps if endless else None
+        return (self._prepare_inputs(batch) for batch in itertools.islice(loader, seen))
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -86,8 +86,10 @@ class Alum(LossMethod):
 
     def effect(self) -> str:
         """One line: what the method touches."""
-        place = f"the output of layer {self.layer}" if self.layer else "the word embeddings"
-        return f"keeps the output the same when {place} moves by up to {self.radius:g} in the worst direction"
+        return (
+            f"keeps the output the same when that of layer {self.layer} moves by up to {self.radius:g} in the worst "
+            "direction"
+        )
 
     def check_host(self, *, total_updates: int | None, precision: torch.dtype) -> None:  # noqa: ARG002 - base signature
         """Warn where 16-bit rounding swallows the perturbation."""

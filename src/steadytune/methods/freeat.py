@@ -34,6 +34,7 @@ class FreeAT(AdversarialTraining):
     name: ClassVar[str] = "freeat"
     paper: ClassVar[str] = "Shafahi et al., NeurIPS 2019, algorithm 1"
     whole_batch: ClassVar[bool] = True
+    updates_within: ClassVar[bool] = True
     zero: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})
     not_applicable: ClassVar[Mapping[str, str]] = {

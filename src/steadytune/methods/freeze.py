@@ -56,6 +56,9 @@ class Freeze(ModelMethod):
         frozen = self.frozen(training)
         if not frozen and (self.layers > 0 or self.embeddings):
             raise HostError(f"freeze would have no effect: what it would freeze in {model} does not train anyway.")
+        renewed = sorted(name for name in frozen if name not in training.pretrained)
+        if renewed and hasattr(training.model, "base_model") and not hasattr(training.model, "peft_config"):
+            raise HostError(f"freeze would freeze {renewed[0]}, which reinit draws anew: freeze fewer layers.")
         if training.trainable and training.trainable <= set(frozen):
             raise HostError(f"freeze would leave nothing of {model} to train: lower freeze.layers.")
 
@@ -76,6 +79,7 @@ class _Frozen(Attachment):
         self._model, self._parameters, self._is_checked = model, parameters, False
         for p in parameters:
             p.requires_grad_(False)
+            p.grad = None  # one that is left over would still move it
 
     def before_update(self, update: int, total_updates: int | None) -> None:  # noqa: ARG002 - base signature
         """Check once, when the host has set the model up."""

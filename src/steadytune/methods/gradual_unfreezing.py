@@ -31,6 +31,7 @@ class GradualUnfreezing(ModelMethod):
     name: ClassVar[str] = "gradual_unfreezing"
     paper: ClassVar[str] = "ULMFiT, Howard & Ruder, ACL 2018, section 3.3"
     claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
+    leaves_weights_out: ClassVar[bool] = True
     zero: ClassVar[Mapping[str, Any]] = {"until": 0.0}
     felt: ClassVar[Mapping[str, Any]] = {"until": 0.5}
     not_applicable: ClassVar[Mapping[str, str]] = {
@@ -67,6 +68,8 @@ class GradualUnfreezing(ModelMethod):
 
 
 class _Unfreezing(Attachment):
+    steers_updates = True
+
     def __init__(self, training: Training, method: GradualUnfreezing) -> None:
         self._training, self._method = training, method
         self._layers, self._depths, self._is_checked = _layers(training), depths(training.model), False

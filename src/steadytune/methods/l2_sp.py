@@ -9,9 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from steadytune.core.errors import HostError
 from steadytune.core.method import Cost, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Step
+from steadytune.core.tap import has_output_embeddings
+from steadytune.core.training import Training
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class L2SP(LossMethod):
 
     weight: float = hyperparameter(0.1, "alpha, pull to the pretrained weights; 0: both off", low=0, high=1000)
     head_weight: float = hyperparameter(0.01, "beta, pull of the new head to zero", low=0, high=1000)
+
+    def check_model(self, training: Training) -> None:
+        """Refuse a language model, whose supervised tokens are not counted here yet."""
+        if has_output_embeddings(training.model):
+            raise HostError(
+                f"l2_sp does not support language-model heads yet ({type(training.model).__name__}): wise_ft and "
+                "recadam keep such a model near its pretrained weights."
+            )
 
     def term(self, step: Step) -> PerItem:
         """The penalty divided by ``weight``, so that the loss gets it as it stands in the paper."""

@@ -109,9 +109,11 @@ def draw_mask(weight: Tensor, probability: float) -> Tensor:
 def _mixable(training: Training) -> dict[str, nn.Linear]:
     """The modules to mix by the name of their weight; one whose ``forward`` was replaced would not feel it."""
     return {
-        f"{name}.weight": module
+        f"{name}.weight".removeprefix("."): module
         for name, module in training.model.named_modules()
-        if type(module) is nn.Linear and f"{name}.weight" in training.anchor and "forward" not in vars(module)
+        if type(module) is nn.Linear
+        and f"{name}.weight".removeprefix(".") in training.anchor
+        and "forward" not in vars(module)
     }
 
 

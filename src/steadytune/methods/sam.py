@@ -80,8 +80,8 @@ class SAM(StepMethod):
         loss = passes.forward_backward()
         _drop_if_not_finite(weights)
         mover: Any = _library().SAM(weights, _NoStep, rho=self.rho, adaptive=self.adaptive)
-        mover.first_step()
         try:
+            mover.first_step()
             for p, gradient in zip(weights, before, strict=True):
                 p.grad = gradient
             passes.forward_backward(masks=self.masks)

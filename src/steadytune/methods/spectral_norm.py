@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from steadytune.core.errors import HostError
 from steadytune.core.method import ModelMethod, hyperparameter
+from steadytune.core.pretrained import pretrained_parameters
 from steadytune.core.training import Attachment, Training
 
 
@@ -101,7 +102,7 @@ def normalised(weight: Tensor, singular: Mapping[str, Tensor]) -> Tensor:
 
 
 def _head(training: Training) -> nn.Linear:
-    new = training.trainable - training.pretrained
+    new = training.trainable - pretrained_parameters(training.model)  # what reinit draws anew is no head
     under_peft = hasattr(training.model, "peft_config")  # adapters are linear and new as well, but no head
     found = [
         module

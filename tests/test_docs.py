@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import sys
 import types
 from pathlib import Path
 
+import comparisons
 import pytest
 
 from steadytune.cli import main
@@ -58,8 +60,14 @@ def test_commands_work(line, tmp_path, monkeypatch, capsys):
     for name in ("train.csv", "test.csv"):
         (tmp_path / name).write_text("text,label\n" + rows)
     arguments = shlex.split(line)[1:]
-    if arguments[0] == "train":  # the command itself, on fewer rows
+    if arguments[0] in ("train", "compare"):  # the command itself, on fewer rows
         arguments += ["--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]
+    if arguments[0] == "compare":
+        arguments += ["--seeds", "1", "--learning-rates", "1e-4", "--methods", "none,noisytune"]
+    if arguments[0] == "report":  # of a comparison that is there
+        (tmp_path / arguments[1]).mkdir(parents=True)
+        content = json.dumps(comparisons.comparison().as_json())
+        (tmp_path / arguments[1] / "comparison.json").write_text(content)
     assert main(arguments) == 0, capsys.readouterr().err
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,29 @@ def train(values: options.TrainOptions) -> None:
     from steadytune.cli.train import run_training
 
     run_training(values)
+
+
+@app.command(epilog="Example: steadytune report runs/first")
+def report(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS", help="Output folder of a comparison.")],
+    output_dir: Annotated[Path | None, typer.Option(help="Where to write (else into RUNS).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Write a comparison's report: one HTML page, Markdown, CSV, JSON and a model card."""
+    from steadytune.cli.report import write_report
+
+    write_report(runs, output_dir, quiet=quiet)
+
+
+@app.command(
+    epilog="Example: steadytune compare --task movie-reviews --train-size 500 --methods none,noisytune,smart --seeds 6"
+)
+@options.with_compare_options
+def compare(values: options.TrainOptions) -> None:
+    """Compare methods with tuned plain training over seeds: what holds, what it costs, and a report."""
+    from steadytune.cli.compare import run_comparison
+
+    run_comparison(values)
 
 
 @app.command(epilog="Example: steadytune methods freelb")

@@ -89,8 +89,8 @@ def show_explanation(names: str, model: str | None, assignments: list[str], seed
 
 
 def _load(model: str) -> nn.Module:
-    from steadytune.cli.train import quiet_libraries
     from steadytune.experiments.models import load_model
+    from steadytune.experiments.quiet import quiet_libraries
     from steadytune.tasks.task import Task
 
     quiet_libraries()

@@ -1,4 +1,4 @@
-"""Options of `train`, made of the fields of `TrainSettings`, so that no name or help text is written twice."""
+"""Options of `train` and `compare`, made of the fields of their settings, so that no name is written twice."""
 
 from __future__ import annotations
 
@@ -12,28 +12,43 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 
 from steadytune.core.errors import did_you_mean
+from steadytune.experiments.grid import CompareSettings
 from steadytune.experiments.settings import TrainSettings
 
 RUN_PANEL = "Run"
 
+#: Options that may be given again, and what they look like.
+REPEATED = {"set": "METHOD.SETTING=VALUE", "vary": "METHOD.SETTING=VALUE,VALUE", "search": "trials=N"}
+
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What was given on the command line of `train`; ``None`` for what was not."""
+    """What was given on the command line of `train` or `compare`; ``None`` for what was not."""
 
     settings: dict[str, Any]
     config: Path | None
     quiet: bool
 
 
-def with_train_options(verb: Callable[[TrainOptions], None]) -> Callable[..., None]:
-    """Give a verb one option per setting of a run, plus ``--config`` and ``--quiet``."""
+Verb = Callable[[TrainOptions], None]
 
+
+def with_train_options(verb: Verb) -> Callable[..., None]:
+    """Give a verb one option per setting of a run, plus ``--config`` and ``--quiet``."""
+    return _with_options(verb, TrainSettings)
+
+
+def with_compare_options(verb: Verb) -> Callable[..., None]:
+    """Give a verb one option per setting of a comparison, plus ``--config`` and ``--quiet``."""
+    return _with_options(verb, CompareSettings)
+
+
+def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config, quiet = given.pop("config"), given.pop("quiet")
         verb(TrainOptions(given, config, quiet))
 
-    parameters = [_parameter(name) for name in TrainSettings.model_fields]
+    parameters = [_parameter(name, kind) for name in kind.model_fields]
     parameters += [
         inspect.Parameter(
             "config",
@@ -59,8 +74,8 @@ def with_train_options(verb: Callable[[TrainOptions], None]) -> Callable[..., No
     return command
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    field = TrainSettings.model_fields[name]
+def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Parameter:
+    field = kind_of_settings.model_fields[name]
     extra = field.json_schema_extra
     panel = str(extra["panel"]) if isinstance(extra, dict) else RUN_PANEL
     help_text = field.description or ""
@@ -70,11 +85,11 @@ def _parameter(name: str) -> inspect.Parameter:
         )
     kind = _plain_type(field.annotation)
     option = "--" + name.replace("_", "-")
-    if name == "methods":
-        kind, help_text = str, help_text + " Default none."
+    if isinstance(field.default, list) and field.default:
+        help_text += f" Default {','.join(f'{v:g}' if isinstance(v, float) else v for v in field.default)}."
     metavar = {int: "N", float: "X", str: "TEXT"}.get(kind)
-    if name == "set":
-        kind, metavar = list[str], "METHOD.SETTING=VALUE"
+    if name in REPEATED:
+        kind, metavar = list[str], REPEATED[name]
     info = typer.Option(option, help=help_text, rich_help_panel=panel, show_default=False, metavar=metavar)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-
 from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
@@ -12,6 +9,7 @@ from steadytune.cli.stopped import Stopped
 from steadytune.experiments.data import check_source
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
+from steadytune.experiments.quiet import quiet_libraries
 from steadytune.experiments.settings import parse_assignments, resolve_settings
 
 
@@ -49,16 +47,3 @@ def run_training(given: TrainOptions) -> None:
     reporter.note(
         f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}"
     )
-
-
-def quiet_libraries() -> None:
-    """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", module="torch|transformers|accelerate|datasets")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -28,7 +28,8 @@ class RunFolder:
     """Paths and files of a run.
 
     ``config.yaml`` the resolved settings · ``metrics.json`` results · ``log.jsonl`` one line per training log ·
-    ``environment.json`` versions, machine and seed · ``model/`` the fine-tuned model · ``checkpoints/`` to resume.
+    ``environment.json`` versions, machine and seed · ``model/`` the fine-tuned model · ``checkpoints/`` to resume ·
+    ``record.json`` what a comparison keeps of the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,6 +40,7 @@ class RunFolder:
         self.environment = path / "environment.json"
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
+        self.record = path / "record.json"
 
     def check(self, settings: TrainSettings) -> None:
         """Look whether the folder is this run's or free, and change nothing.
@@ -64,7 +66,7 @@ class RunFolder:
 
     def _is_own_beginning(self, entry: Path) -> bool:
         """Whether a run that was ended before it was claimed may have left this."""
-        return entry == self.environment or (entry == self.checkpoints and not any(entry.iterdir()))
+        return entry in (self.environment, self.record) or (entry == self.checkpoints and not any(entry.iterdir()))
 
     def claim(self, settings: TrainSettings) -> None:
         """Make the folder this run's, if it is not already.
@@ -115,16 +117,25 @@ class RunFolder:
 
     def shorten_log(self, last_step: int) -> None:
         """Drop log lines after ``last_step``, which a resumed run writes again."""
-        if not self.log.is_file():
-            return
-        kept = []
-        for line in self.log.read_text(encoding="utf-8").splitlines():
+        if self.log.is_file():
+            kept = [json.dumps(line) for line in self.read_log() if line["step"] <= last_step]
+            write_atomically(self.log, "".join(line + "\n" for line in kept))
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log, without one that was cut off while it was written."""
+        lines = []
+        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else ():
             try:
-                if json.loads(line)["step"] <= last_step:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue  # a line that was cut off while it was written
-        write_atomically(self.log, "".join(line + "\n" for line in kept))
+                content = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(content, dict) and "step" in content:
+                lines.append(content)
+        return lines
+
+    def logged_seconds(self) -> float:
+        """Seconds of training up to the last line of the log."""
+        return max((line.get("training_seconds", 0.0) for line in self.read_log()), default=0.0)
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to the log."""

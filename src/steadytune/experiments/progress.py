@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback
 
 from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.measure import Meter
 
 
 class Reporter(Protocol):
@@ -58,26 +59,38 @@ class Silent:
 
 
 class ReportCallback(TrainerCallback):
-    """Carries progress to the reporter and logs to the run's folder (one method per event of the Trainer)."""
+    """Carries progress to the reporter, logs to the run's folder, and measures (one method per event of the Trainer).
 
-    def __init__(self, reporter: Reporter, folder: RunFolder) -> None:
+    Args:
+        reporter: shows the progress.
+        folder: keeps the log.
+        meter: measures the updates.
+    """
+
+    def __init__(self, reporter: Reporter, folder: RunFolder, meter: Meter) -> None:
         self.reporter = reporter
         self.folder = folder
+        self.meter = meter
         self.seconds = 0.0
         self._began = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.folder.shorten_log(state.global_step)
+        self.meter.earlier_seconds = self.folder.logged_seconds()
         self.reporter.start(state.max_steps, state.global_step)
         self._began = time.monotonic()
 
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        self.meter.begin()
+
     def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.meter.end()
         self.reporter.step(state.global_step, None)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        self.folder.append_log({"step": state.global_step, **logs})
+        self.folder.append_log({"step": state.global_step, **logs, "training_seconds": round(self.meter.seconds, 3)})
         if "loss" in logs:
             self.reporter.step(state.global_step, float(logs["loss"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorWithPadding, TrainerState, TrainingArguments, set_seed
 
-from steadytune.core.errors import SettingsError
+from steadytune.core.errors import DivergedError, SettingsError
 from steadytune.core.method import Method
 from steadytune.core.randomness import RandomState, replayed
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, ending_gently
 from steadytune.experiments.settings import TrainSettings
@@ -56,7 +57,26 @@ class RunResult:
     was_finished: bool
 
 
-def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResult:
+@dataclass(frozen=True)
+class Extent:
+    """How much is evaluated and kept of a run, which changes nothing of its training.
+
+    Attributes:
+        before: evaluate before training too.
+        test: evaluate the test splits; without, only the validation split is looked at. A run that is finished but
+            for them goes on with their evaluation.
+        keep_model: save the fine-tuned model.
+    """
+
+    before: bool = True
+    test: bool = True
+    keep_model: bool = True
+
+
+EVERYTHING = Extent()
+
+
+def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Extent = EVERYTHING) -> RunResult:
     """Fine-tune, evaluate before and after, and keep everything in the run's folder.
 
     A folder that holds the same run unfinished is continued from its last checkpoint; a finished one is only read.
@@ -64,9 +84,11 @@ def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResul
     Args:
         settings: see `TrainSettings`.
         reporter: shows progress; nothing is shown without one.
+        extent: how much is evaluated and kept.
 
     Raises:
         SteadytuneError: settings, data or model cannot be used; the message says what to do.
+        DivergedError: a loss or a weight is no longer a finite number.
         Interrupted: the user stopped the run; a checkpoint was saved.
     """
     reporter = reporter or Silent()
@@ -75,22 +97,45 @@ def train(settings: TrainSettings, reporter: Reporter | None = None) -> RunResul
     methods = build_methods(settings.methods, settings.method_settings())
     arguments = training_arguments(settings, folder)
     metrics = folder.read_metrics()
-    if "after" in metrics:
+    if "after" in metrics and not (extent.test and metrics.get("skipped")):
         return RunResult(folder.path, metrics, was_finished=True)
     data = load_data(settings)
     for note in data.notes:
         reporter.note(note)
-    run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
+    only_test = "after" in metrics and folder.model.is_dir()
+    run = _Run(
+        settings=settings,
+        methods=[] if only_test else methods,
+        model=str(folder.model) if only_test else settings.model,
+        data=data,
+        folder=folder,
+        reporter=reporter,
+        arguments=arguments,
+        extent=extent,
+    )
     folder.claim(settings)  # only now, so that a mistake leaves no folder behind
-    return run.finish(metrics)
+    return run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
 
 
 class _RunTrainer(SteadyTrainer):
-    """Evaluates on random numbers of its own.
+    """Evaluates on random numbers of its own, and ends when the loss is no longer a number.
 
     A checkpoint may be written before or after the evaluation that falls on the same update; training that continues
     from it draws the same numbers either way.
     """
+
+    #: In float16 a loss may overflow now and then until the scale of the gradients has come down.
+    bad_losses = 0
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.bad_losses = 0 if bool(torch.isfinite(loss).all()) else self.bad_losses + 1
+        if self.bad_losses > (20 if self.args.fp16 else 0):
+            raise DivergedError(
+                f"training diverged: the loss of update {self.state.global_step + 1} is {float(loss)}. "
+                "A smaller --learning-rate may help."
+            )
+        return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with replayed(RandomState.capture(self.args.device)):
@@ -109,17 +154,19 @@ class _Run:
         folder: RunFolder,
         reporter: Reporter,
         arguments: TrainingArguments,
+        model: str,
+        extent: Extent,
     ) -> None:
         self.settings, self.data, self.folder, self.reporter = settings, data, folder, reporter
+        self.extent = extent
+        self.meter = Meter(arguments.device)
         set_seed(settings.seed)  # the new head is drawn while the model loads
-        self.model, self.tokenizer, _ = load_model(
-            settings.model, data.task, trust_remote_code=settings.trust_remote_code
-        )
+        self.model, self.tokenizer, _ = load_model(model, data.task, trust_remote_code=settings.trust_remote_code)
         self.max_length = min(settings.max_length, longest_input(self.model, self.tokenizer))
         if self.max_length < settings.max_length:
             reporter.note(f"Texts are cut after {self.max_length} tokens: {settings.model} takes no more.")
         self.interrupt = InterruptCallback()
-        self.report = ReportCallback(reporter, folder)
+        self.report = ReportCallback(reporter, folder, self.meter)
         self.splits = {name: self._tokenized(split, name) for name, split in data.splits.items()}
         self.trainer = _RunTrainer(
             model=self.model,
@@ -136,27 +183,54 @@ class _Run:
 
     def finish(self, metrics: dict[str, Any]) -> RunResult:
         """Measure, train from where the folder stands, measure again, save."""
-        if "before" not in metrics:
-            metrics = {"before": self._evaluate()}
+        if self.extent.before and "before" not in metrics:
+            metrics = {"before": self._evaluate(self._looked_at())}
             write_json(self.folder.metrics, metrics)
         self.trainer.add_callback(self.report)
         state = self._train(self.folder.last_checkpoint())
         if state.global_step < state.max_steps:
             raise Interrupted(state.global_step, state.max_steps)
         self.trainer.remove_callback(self.report)
+        self._refuse_diverged(state.global_step)
+        looked_at = self._looked_at()
         metrics |= {
-            "after": self._evaluate(),
+            "after": self._evaluate(looked_at),
             "training": {
                 "updates": state.global_step,
                 "epochs": state.epoch,
                 "seconds_in_last_session": round(self.report.seconds, 3),
+                **self.meter.summary(state.global_step),
                 "rows": len(self.splits["train"]),
             },
             "methods": [{"name": m.name, **m.settings()} for m in self.trainer.stack.methods],
         }
-        self.folder.save_model(self.model, self.tokenizer)
+        skipped = [name for name in self._evaluated() if name not in looked_at]
+        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | ({"skipped": skipped} if skipped else {})
+        if self.extent.keep_model:
+            self.folder.save_model(self.model, self.tokenizer)
         write_json(self.folder.metrics, metrics)
         return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def evaluate_skipped(self, metrics: dict[str, Any]) -> RunResult:
+        """Measure the saved model on what was left out."""
+        found = self._evaluate(metrics["skipped"])
+        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | {"after": metrics["after"] | found}
+        write_json(self.folder.metrics, metrics)
+        return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def _evaluated(self) -> list[str]:
+        return [name for name in self.splits if name != "train"]
+
+    def _looked_at(self) -> list[str]:
+        return [name for name in self._evaluated() if self.extent.test or name == "validation"]
+
+    def _refuse_diverged(self, update: int) -> None:
+        for name, weight in self.model.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise DivergedError(
+                    f"training diverged: after update {update} the weight {name} is not finite. "
+                    "A smaller --learning-rate may help."
+                )
 
     def _train(self, checkpoint: Path | None) -> TrainerState:
         """Train to the end, or to where the user stops it, and return the Trainer's state there."""
@@ -169,6 +243,7 @@ class _Run:
                 self.model.load_state_dict(ended.state_dict())
                 self.trainer.stack.prepare(self.model, resume_from=checkpoint)
                 self.trainer.stack.finish()
+                self.meter.earlier_seconds = self.folder.logged_seconds()
                 return state
         set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
         try:
@@ -178,11 +253,10 @@ class _Run:
             self.reporter.stop()
         return self.trainer.state
 
-    def _evaluate(self) -> dict[str, dict[str, float]]:
+    def _evaluate(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         results = {}
-        for name, split in self.splits.items():
-            if name == "train":
-                continue
+        for name in names:
+            split = self.splits[name]
             rows: Any = split  # the Trainer's annotation names a class of torch
             found = self.trainer.evaluate(rows, metric_key_prefix=name)
             kept = {k.removeprefix(f"{name}_"): v for k, v in found.items() if k.startswith(f"{name}_")}

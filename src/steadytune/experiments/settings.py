@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -12,11 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from steadytune.core.errors import SettingsError, did_you_mean
 
 
-def _setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
+def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
+    """Declare a setting: its default, its help text, the panel of the help page it is shown in, and its limits."""
     return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
 
 
-def _as_names(value: Any) -> Any:
+def as_names(value: Any) -> Any:
+    """Split names at commas; no name at all is plain training."""
     names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
     return ["none"] if names == [] else names
 
@@ -38,56 +40,56 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
-    model: str = _setting("minilm", "'minilm' (embedded), a local folder, or a Hub id.", MODEL, min_length=1)
-    trust_remote_code: bool = _setting(False, "Run code that the model brings along.", MODEL)
+    model: str = setting("minilm", "'minilm' (embedded), a local folder, or a Hub id.", MODEL, min_length=1)
+    trust_remote_code: bool = setting(False, "Run code that the model brings along.", MODEL)
 
-    task: str | None = _setting(None, "A named task; see `steadytune tasks`.", DATA)
-    train_file: str | None = _setting(None, "Your rows: .csv, .tsv, .jsonl or .parquet.", DATA)
-    validation_file: str | None = _setting(
+    task: str | None = setting(None, "A named task; see `steadytune tasks`.", DATA)
+    train_file: str | None = setting(None, "Your rows: .csv, .tsv, .jsonl or .parquet.", DATA)
+    validation_file: str | None = setting(
         None, "Rows to evaluate after each epoch (else 10% of the train file).", DATA
     )
-    test_file: str | None = _setting(None, "Rows to evaluate before and after.", DATA)
-    text_column: str | None = _setting(None, "Column of the text (else 'text').", DATA)
-    text_pair_column: str | None = _setting(None, "Column of the second text, for pairs.", DATA)
-    label_column: str | None = _setting(None, "Column of the label (else 'label').", DATA)
-    head: Literal["classification", "regression"] | None = _setting(
+    test_file: str | None = setting(None, "Rows to evaluate before and after.", DATA)
+    text_column: str | None = setting(None, "Column of the text (else 'text').", DATA)
+    text_pair_column: str | None = setting(None, "Column of the second text, for pairs.", DATA)
+    label_column: str | None = setting(None, "Column of the label (else 'label').", DATA)
+    head: Literal["classification", "regression"] | None = setting(
         None, "'classification' or 'regression' (else told from the labels).", DATA
     )
-    train_size: Annotated[str | None, BeforeValidator(_as_text)] = _setting(
+    train_size: Annotated[str | None, BeforeValidator(_as_text)] = setting(
         None, "Use so many training rows, or so many per cent: 500, 10%.", DATA
     )
-    max_eval_samples: int | None = _setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
-    max_length: int = _setting(128, "Cut texts after so many tokens.", DATA, ge=4, le=1_000_000)
+    max_eval_samples: int | None = setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
+    max_length: int = setting(128, "Cut texts after so many tokens.", DATA, ge=4, le=1_000_000)
 
-    methods: Annotated[list[str], BeforeValidator(_as_names)] = _setting(
+    methods: Annotated[list[str], BeforeValidator(as_names)] = setting(
         ["none"], "Methods by name, separated by commas; see `steadytune methods`.", METHODS
     )
-    set: dict[str, Any] = _setting({}, "A method's setting, e.g. smart.weight=3; may be given again.", METHODS)
+    set: dict[str, Any] = setting({}, "A method's setting, e.g. smart.weight=3; may be given again.", METHODS)
 
-    learning_rate: float = _setting(5e-5, "Peak learning rate.", TRAINING, gt=0, le=10)
-    num_train_epochs: float = _setting(3.0, "Passes over the training rows.", TRAINING, gt=0, le=100_000)
-    max_steps: int = _setting(-1, "Updates in all; overrides the epochs if positive.", TRAINING, ge=-1)
-    per_device_train_batch_size: int = _setting(16, "Rows per micro-batch.", TRAINING, ge=1)
-    per_device_eval_batch_size: int = _setting(64, "Rows per batch in evaluation.", TRAINING, ge=1)
-    gradient_accumulation_steps: int = _setting(1, "Micro-batches per update.", TRAINING, ge=1)
-    weight_decay: float = _setting(0.0, "Decoupled weight decay.", TRAINING, ge=0, le=10)
-    warmup_steps: float = _setting(0.1, "Updates of warm-up; below 1 a fraction of all.", TRAINING, ge=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _setting(
+    learning_rate: float = setting(5e-5, "Peak learning rate.", TRAINING, gt=0, le=10)
+    num_train_epochs: float = setting(3.0, "Passes over the training rows.", TRAINING, gt=0, le=100_000)
+    max_steps: int = setting(-1, "Updates in all; overrides the epochs if positive.", TRAINING, ge=-1)
+    per_device_train_batch_size: int = setting(16, "Rows per micro-batch.", TRAINING, ge=1)
+    per_device_eval_batch_size: int = setting(64, "Rows per batch in evaluation.", TRAINING, ge=1)
+    gradient_accumulation_steps: int = setting(1, "Micro-batches per update.", TRAINING, ge=1)
+    weight_decay: float = setting(0.0, "Decoupled weight decay.", TRAINING, ge=0, le=10)
+    warmup_steps: float = setting(0.1, "Updates of warm-up; below 1 a fraction of all.", TRAINING, ge=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(
         "linear", "Course of the learning rate.", TRAINING
     )
-    max_grad_norm: float = _setting(1.0, "Clip gradients to this norm; 0 does not clip.", TRAINING, ge=0)
-    label_smoothing_factor: float = _setting(0.0, "Label smoothing.", TRAINING, ge=0, lt=1)
-    bf16: bool = _setting(False, "Mixed precision in bfloat16.", TRAINING)
-    fp16: bool = _setting(False, "Mixed precision in float16 (GPU).", TRAINING)
-    gradient_checkpointing: bool = _setting(False, "Less memory, more time.", TRAINING)
-    use_cpu: bool = _setting(False, "Do not use a GPU.", TRAINING)
-    seed: int = _setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
-    logging_steps: int = _setting(10, "Write a training log line every so many updates.", TRAINING, ge=1)
-    save_steps: int | None = _setting(
+    max_grad_norm: float = setting(1.0, "Clip gradients to this norm; 0 does not clip.", TRAINING, ge=0)
+    label_smoothing_factor: float = setting(0.0, "Label smoothing.", TRAINING, ge=0, lt=1)
+    bf16: bool = setting(False, "Mixed precision in bfloat16.", TRAINING)
+    fp16: bool = setting(False, "Mixed precision in float16 (GPU).", TRAINING)
+    gradient_checkpointing: bool = setting(False, "Less memory, more time.", TRAINING)
+    use_cpu: bool = setting(False, "Do not use a GPU.", TRAINING)
+    seed: int = setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
+    logging_steps: int = setting(10, "Write a training log line every so many updates.", TRAINING, ge=1)
+    save_steps: int | None = setting(
         None, "Save a checkpoint every so many updates (else each epoch).", TRAINING, ge=1
     )
-    save_total_limit: int | None = _setting(2, "Keep so many checkpoints.", TRAINING, ge=1)
-    output_dir: str | None = _setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", TRAINING)
+    save_total_limit: int | None = setting(2, "Keep so many checkpoints.", TRAINING, ge=1)
+    output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", TRAINING)
 
     @field_validator("set", mode="before")
     @classmethod
@@ -144,11 +146,16 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, text = entry.partition("=")
         if not equals or not key.strip() or not text.strip():
             raise SettingsError(f"--set {entry}: write it as method.setting=value, e.g. smart.weight=3.")
-        values[key.strip()] = _scalar(text.strip())
+        values[key.strip()] = scalar(text.strip())
     return values
 
 
-def _scalar(text: str) -> Any:
+def scalar(text: str) -> Any:
+    """Read a value as in YAML, and numbers such as 1e-4 that YAML takes for text.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
     try:
         return float(text) if not text.lstrip("+-").isdigit() else int(text)
     except ValueError:
@@ -184,10 +191,19 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
+Kind = TypeVar("Kind", bound=TrainSettings)
+
+
 def resolve_settings(options: Mapping[str, Any], config: str | Path | None = None) -> TrainSettings:
+    """Put together the settings of a run; see `resolve`."""
+    return resolve(TrainSettings, options, config)
+
+
+def resolve(kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None) -> Kind:
     """Put together defaults, configuration file and options; the later one wins.
 
     Args:
+        kind: `TrainSettings`, or a class made of it.
         options: given on the command line; ``None`` values count as not given.
         config: a YAML file.
 
@@ -200,9 +216,9 @@ def resolve_settings(options: Mapping[str, Any], config: str | Path | None = Non
     if values["set"] is None:
         del values["set"]
     try:
-        return TrainSettings(**values)
+        return kind(**values)
     except ValidationError as error:
-        raise SettingsError(_describe(error, config)) from None
+        raise SettingsError(_describe(error, config, kind)) from None
 
 
 def _merged(from_file: Any, from_options: Any) -> Any:
@@ -215,12 +231,12 @@ def _merged(from_file: Any, from_options: Any) -> Any:
     return flat | dict(from_options)
 
 
-def _describe(error: ValidationError, config: str | Path | None) -> str:
+def _describe(error: ValidationError, config: str | Path | None, kind: type[BaseModel]) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     option = "--" + name.replace("_", "-")
     if first["type"] == "extra_forbidden":
         where = f"--config {config}: " if config is not None else ""
-        return f"{where}there is no setting {name!r}.{did_you_mean(name, TrainSettings.model_fields)}"
+        return f"{where}there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}"
     problem = first["msg"][0].lower() + first["msg"][1:]
     return f"{option}: {problem}; got {first['input']!r}."

@@ -1,0 +1,79 @@
+"""The verb `compare`: settings from options and file, the comparison with live bars, and its table."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from steadytune.cli.options import TrainOptions
+from steadytune.cli.stopped import Stopped
+from steadytune.experiments.data import check_source
+from steadytune.experiments.grid import CompareSettings, candidates, places
+from steadytune.experiments.models import find_model
+from steadytune.experiments.settings import parse_assignments, resolve
+
+if TYPE_CHECKING:
+    from steadytune.experiments.records import Comparison
+
+
+def run_comparison(given: TrainOptions) -> None:
+    """Compare as asked and print the table of every task and size."""
+    options = dict(given.settings)
+    options["set"] = parse_assignments(options["set"] or [])
+    options["vary"] = parse_assignments(options["vary"] or []) or None
+    options["search"] = options["search"] or None
+    settings = resolve(CompareSettings, options, given.config)
+
+    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    for place in places(settings):
+        check_source(settings.run_settings(task=place.task, train_size=place.train_size))
+    find_model(settings.model)
+    compared = candidates(settings)
+    from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
+    from steadytune.experiments.compare import compare
+    from steadytune.experiments.quiet import quiet_libraries
+
+    quiet_libraries()
+    console = Console()
+    reporter = ComparisonReporter(console, given.quiet)
+    data = ", ".join(settings.tasks) or settings.train_file
+    reporter.note(f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {settings.seeds} seeds")
+    previous = _terminate_gently()
+    try:
+        found = compare(settings, reporter, command=shlex.join(["steadytune", *sys.argv[1:]]))
+    except KeyboardInterrupt:
+        raise Stopped(f"stopped; what is done is kept in {settings.folder}, the same command continues.") from None
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    lies = _report(settings, found)
+    if not given.quiet:
+        show_comparison(console, found)
+        reporter.note(lies)
+
+
+def _terminate_gently() -> Any:
+    """Let SIGTERM stop the comparison as Ctrl-C does; return the handler that was there."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGTERM, stop)
+
+
+def _report(settings: CompareSettings, found: Comparison) -> str:
+    """Write the report, and say where it lies; without the packages it needs, say that."""
+    del found
+    try:
+        from steadytune.experiments.report import report
+    except ImportError as error:
+        return f"No report was written ({error}). All figures lie in {settings.folder / 'comparison.json'}."
+    page = report(settings.folder).write(settings.folder)[0]
+    return f"Report: {page}"

@@ -1,0 +1,163 @@
+"""How a comparison looks in a terminal, in a pipe and in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from steadytune.cli.console import printable
+from steadytune.experiments.report_text import chance, duration, interval, label, number, rate, ratio, signed, size
+from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.experiments.verdict import verdict
+
+if TYPE_CHECKING:
+    from steadytune.experiments.grid import Plan
+    from steadytune.experiments.records import Comparison, RunRecord
+
+
+class ComparisonReporter:
+    """Shows two bars in a terminal, the whole and the running step, and plain lines elsewhere.
+
+    Args:
+        console: where to.
+        quiet: show nothing.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self.console, self.quiet = console, quiet
+        self._progress: Progress | None = None
+        self._whole: Any = None
+        self._steps: dict[str, Any] = {}
+        self._started: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        if not self.quiet:
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, runs: int, missing: int, seconds: float | None) -> None:
+        """Say how long it will take, and show the bars where there is a terminal."""
+        done = f", {runs - missing} of them made before" if missing < runs else ""
+        takes = f"; about {duration(seconds)}" if seconds is not None and missing else ""
+        self.note(f"{runs} runs{done}{takes}.")
+        if self.quiet or not self.console.is_terminal or not missing:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._whole = self._progress.add_task("runs", total=runs, completed=runs - missing, news="")
+        self._progress.start()
+
+    def run_started(self, plan: Plan) -> None:
+        """Show the bar of a run."""
+        self._started.add(plan.key)
+        if self._progress is not None and plan.key not in self._steps:
+            self._steps[plan.key] = self._progress.add_task(_run_label(plan), total=None, news="")
+
+    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """Move the bar of a run."""
+        if self._progress is not None and plan.key in self._steps:
+            news = "" if loss is None else f"loss {loss:.4f}"
+            self._progress.update(self._steps[plan.key], completed=done, total=total, news=news)
+
+    def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
+        """Move the bar of the whole, or show one line."""
+        left = "" if seconds is None or done >= runs else f"about {duration(seconds)} left"
+        news = ", ".join(escape(printable(part)) for part in (left, leader) if part)
+        if self._progress is not None:
+            step = self._steps.pop(record.key, None)
+            if step is not None:
+                self._progress.remove_task(step)
+            self._progress.update(self._whole, completed=done, total=runs, news=news)
+        what = f"{record.candidate}, learning rate {rate(record.learning_rate)}, seed {record.seed}"
+        if record.status != "finished":
+            self.note(f"{done}/{runs} {what} {record.status}: {record.error}")
+        elif self._progress is None and record.key in self._started:  # not for those that were made before
+            self.note(f"{done}/{runs} {what}; {', '.join(p for p in (left, leader) if p)}")
+        self._started.discard(record.key)
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _run_label(plan: Plan) -> str:
+    return escape(printable(f"{plan.candidate}, {rate(plan.settings.learning_rate)}, seed {plan.settings.seed}"))
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the table and the verdict of every task, size and test split, and what failed."""
+    for cell in comparison.cells:
+        for split in cell.test_splits or ("validation",):
+            statistics = compare_cell(cell, split)
+            for table in _tables(statistics, console.width):
+                console.print()
+                console.print(table)
+            for note in statistics.notes:
+                console.print(printable(note), highlight=False, markup=False, soft_wrap=True)
+            if split == (cell.test_splits or ("validation",))[0]:
+                sentence = printable(verdict(statistics).sentence)
+                console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+        for run in (*cell.tuning, *cell.runs):
+            if run.status != "finished":
+                what = f"{run.candidate}, learning rate {rate(run.learning_rate)}, seed {run.seed}"
+                line = printable(f"{run.status}: {what}: {run.error}")
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+#: Columns of a terminal that the whole table takes.
+WIDE = 140
+
+COLUMNS: tuple[tuple[str, Callable[[CandidateStatistics], str]], ...] = (
+    ("learning rate", lambda row: rate(row.learning_rate)),
+    ("n", lambda row: f"{row.summary.n}" + (f" ({row.summary.failed} lost)" if row.summary.failed else "")),
+    ("mean (sd)", lambda row: _mean(row)),
+    ("median", lambda row: number(row.summary.median)),
+    ("best", lambda row: number(row.summary.best)),
+    ("gain, paired", lambda row: _gain(row)),
+    ("p (Holm)", lambda row: "" if row.holm_p is None else chance(row.holm_p)),
+    ("time/update", lambda row: ratio(row.costs.seconds_per_update)),
+    ("time", lambda row: ratio(row.costs.seconds)),
+    ("memory", lambda row: ratio(row.costs.peak_memory)),
+)
+SCORES = 5
+
+
+def _tables(statistics: CellStatistics, width: int) -> list[Table]:
+    """One table, or two below each other where the terminal is narrow."""
+    parts = (COLUMNS,) if width >= WIDE else (COLUMNS[:SCORES], COLUMNS[SCORES:])
+    title = f"{statistics.task}, {size(statistics.train_size)}: {statistics.metric} on {statistics.split}"
+    tables = []
+    for number_of_table, columns in enumerate(parts):
+        shown = None if number_of_table else escape(printable(title))
+        table = Table(title=shown, title_justify="left", header_style="bold")
+        table.add_column("candidate")
+        for name, _ in columns:
+            table.add_column(name, justify="right")
+        for row in statistics.rows:
+            texts = (label(row.candidate), *(text(row) for _, text in columns))
+            table.add_row(*(escape(printable(text)) for text in texts))
+        tables.append(table)
+    return tables
+
+
+def _mean(row: CandidateStatistics) -> str:
+    spread = f" ({number(row.summary.sd)})" if row.summary.sd is not None else ""
+    return number(row.summary.mean) + spread
+
+
+def _gain(row: CandidateStatistics) -> str:
+    pair = row.against_plain
+    return "" if pair is None else " ".join((signed(pair.mean), interval(pair.interval))).strip()

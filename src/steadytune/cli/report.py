@@ -1,0 +1,25 @@
+"""The verb `report`: a comparison's folder as a page, tables and a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from steadytune.core.errors import SettingsError
+
+
+def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
+    """Write every form of the report, and print the verdict and where the files lie."""
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} is no folder: give the output folder of `steadytune compare`.")
+    from steadytune.experiments.report import report
+
+    made = report(folder)
+    files = made.write(output or folder)
+    if quiet:
+        return
+    console = Console()
+    console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+    for file in files:
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)

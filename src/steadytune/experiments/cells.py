@@ -1,0 +1,155 @@
+"""The tasks of a comparison: what is known of each before a run, the plans of its runs, and what validation says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadytune.experiments.data import load_data
+from steadytune.experiments.engine import read_record
+from steadytune.experiments.fingerprint import code_digest, data_digest, model_digest, run_key
+from steadytune.experiments.grid import Candidate, CompareSettings, Place, Plan, places
+from steadytune.experiments.records import RunRecord
+from steadytune.tasks.subset import parse_train_size
+
+LESS_IS_BETTER = ("mse", "loss")
+
+
+@dataclass(frozen=True, eq=False)
+class CellPlan:
+    """One task at one training size, before and while its runs are made.
+
+    Attributes:
+        settings: of the comparison.
+        place: task and size.
+        task: name of the task, or of the train file.
+        metric: the task's main metric.
+        test_splits: evaluated after training; never looked at to choose anything.
+        train_rows: rows that a run trains on.
+        evaluated_rows: rows of all other splits.
+        fingerprint: digests of code, data and model.
+        notes: what the user must get to see about the data.
+    """
+
+    settings: CompareSettings
+    place: Place
+    task: str
+    metric: str
+    test_splits: tuple[str, ...]
+    train_rows: int
+    evaluated_rows: Mapping[str, int]
+    fingerprint: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric not in LESS_IS_BETTER
+
+    def updates(self, candidate: Candidate) -> int:
+        """Updates of one run of a candidate."""
+        s = self.settings
+        if s.max_steps > 0:
+            return max(1, round(s.max_steps * candidate.more_updates))
+        per_epoch = math.ceil(
+            self.train_rows / min(s.per_device_train_batch_size * s.gradient_accumulation_steps, self.train_rows)
+        )
+        return math.ceil(per_epoch * s.num_train_epochs * candidate.more_updates)
+
+    def plan(self, candidate: Candidate, learning_rate: float, seed: int, *, evaluate_test: bool) -> Plan:
+        """The plan of one run."""
+        from steadytune.methods.registry import build_methods
+
+        settings = self.settings.run_settings(
+            task=self.place.task,
+            train_size=self.place.train_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            **candidate.changes(self.settings),
+        )
+        methods = build_methods(settings.methods, settings.method_settings())
+        key = run_key(settings, methods, self.fingerprint)
+        folder = self.settings.folder / "runs" / key
+        return Plan(
+            key=key,
+            candidate=candidate.label,
+            settings=settings.model_copy(update={"output_dir": str(folder), "save_total_limit": 1}),
+            metric=self.metric,
+            evaluate_test=evaluate_test,
+            relative_cost=candidate.relative_cost,
+            retry_failed=self.settings.retry_failed,
+            fingerprint=self.fingerprint,
+        )
+
+    def validation(self, record: RunRecord) -> tuple[float, float] | None:
+        """What a choice goes by, more is better: the metric on validation data, and on a tie the loss there."""
+        score, loss = (record.score("validation", name) for name in (self.metric, "loss"))
+        if score is None:
+            return None
+        return (score if self.greater_is_better else -score), (-loss if loss is not None else -math.inf)
+
+    def best(self, records: Iterable[RunRecord]) -> RunRecord | None:
+        """The best record on validation data, the smallest learning rate on a tie; ``None`` if none has a score."""
+        scored = [(found, record) for record in records if (found := self.validation(record)) is not None]
+        if not scored:
+            return None
+        return max(scored, key=lambda pair: (pair[0], -pair[1].learning_rate, -pair[1].seed))[1]
+
+
+def plan_cells(settings: CompareSettings) -> list[CellPlan]:
+    """Load each task once, and take down what its runs are determined by.
+
+    Raises:
+        SteadytuneError: data or model cannot be used.
+    """
+    model = model_digest(settings.model)
+    loaded: dict[str | None, Any] = {}
+    found = []
+    for place in places(settings):
+        if place.task not in loaded:
+            data = load_data(settings.run_settings(task=place.task, train_size=None))
+            rows = {name: len(split) for name, split in data.splits.items()}
+            loaded[place.task] = (data.task, rows, data_digest(data), data.notes)
+        task, rows, digest, notes = loaded[place.task]
+        size = rows["train"] if place.train_size is None else parse_train_size(place.train_size).of(rows["train"])
+        limit = settings.max_eval_samples
+        evaluated = {k: v if limit is None else min(v, limit) for k, v in rows.items() if k != "train"}
+        found.append(
+            CellPlan(
+                settings=settings,
+                place=place,
+                task=place.task or Path(settings.train_file or "data").stem,
+                metric=task.metric,
+                test_splits=tuple(name for name in evaluated if name != "validation"),
+                train_rows=size,
+                evaluated_rows=evaluated,
+                fingerprint={"code": code_digest(), "data": digest, "model_files": model},
+                notes=notes,
+            )
+        )
+    return found
+
+
+def earlier_runs(folder: Path, wanted: set[str], code: str) -> list[str]:
+    """Say which runs of a folder are not part of this comparison, and why.
+
+    Args:
+        folder: of the comparison.
+        wanted: keys of the runs that may become part of it.
+        code: digest of the present code.
+    """
+    others = [p for p in sorted((folder / "runs").glob("*")) if p.name not in wanted]
+    records = [record for path in others if (record := read_record(path)) is not None]
+    old = sum(record.environment.get("code") != code for record in records)
+    notes = []
+    if old:
+        notes.append(
+            f"{old} earlier runs in {folder} were made by another version of the code (steadytune, torch or "
+            "transformers): they are not used, and runs are made again."
+        )
+    if len(records) > old:
+        notes.append(f"{len(records) - old} earlier runs in {folder} have other settings, data or model: not used.")
+    return notes

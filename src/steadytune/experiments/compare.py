@@ -1,0 +1,367 @@
+"""The comparison: learning rates chosen on validation data, then every candidate with every seed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
+from steadytune.experiments.engine import Engine, is_locked, kept_record
+from steadytune.experiments.folder import describe_environment, write_atomically, write_json
+from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
+from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
+from steadytune.experiments.local_engine import LocalEngine
+from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
+from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
+
+#: Seconds between two writings of the unfinished comparison.
+WRITE_EVERY = 5.0
+
+CONFIG = "compare.yaml"
+
+Run = tuple[CellPlan, Candidate, Plan]
+
+
+def compare(
+    settings: CompareSettings,
+    reporter: CompareReporter | None = None,
+    *,
+    engine: Engine | None = None,
+    command: str | None = None,
+) -> Comparison:
+    """Compare methods with plain training; runs that exist are only read, so the same call continues.
+
+    For every candidate, plain training included, the learning rate that is best on validation data with the first seed
+    is taken; then every candidate runs with every seed. The test splits are evaluated after that choice.
+
+    Args:
+        settings: see `CompareSettings`.
+        reporter: shows progress; nothing is shown without one.
+        engine: makes the runs; by the settings if not given.
+        command: how to repeat it, for the report.
+
+    Raises:
+        SteadytuneError: settings, data or model cannot be used. What goes wrong in a run is in its record instead.
+    """
+    shown: CompareReporter = reporter or SilentComparison()
+    compared = candidates(settings)
+    if settings.search:
+        from steadytune.experiments.search import parse_search
+
+        parse_search(settings.search)  # a mistake leaves no folder behind
+    _refuse_foreign(settings.folder)
+    cells = plan_cells(settings)
+    _claim(settings)
+    repeat = command or f"steadytune compare --config {settings.folder / CONFIG}"
+    made = engine or make_engine(settings)
+    work = Work(settings, compared, cells, engine=made, reporter=shown, command=repeat)
+    try:
+        return work.all()
+    finally:
+        shown.stop()
+        made.close()
+
+
+def make_engine(settings: CompareSettings) -> Engine:
+    """The engine that the settings ask for."""
+    if settings.engine == "ray":
+        from steadytune.experiments.engine_ray import RayEngine
+
+        return RayEngine(settings.folder, address=settings.ray_address, workers=settings.workers)
+    return LocalEngine(settings.folder, settings.workers)
+
+
+class Work:
+    """One comparison while it goes on."""
+
+    def __init__(
+        self,
+        settings: CompareSettings,
+        compared: Sequence[Candidate],
+        cells: Sequence[CellPlan],
+        *,
+        engine: Engine,
+        reporter: CompareReporter,
+        command: str,
+    ) -> None:
+        self.settings, self.compared, self.cells = settings, compared, cells
+        self.engine, self.reporter, self.command = engine, reporter, command
+        self.forecast = Forecast(getattr(engine, "workers", settings.workers))
+        self.known: dict[str, RunRecord] = {}
+        self.tuned: dict[CellPlan, list[RunRecord]] = {cell: [] for cell in cells}
+        self.chosen: dict[tuple[CellPlan, str], tuple[Candidate, float]] = {}
+        self.searched = 0
+        self._notes: set[str] = set()
+        self._written = 0.0
+
+    def all(self) -> Comparison:
+        """Tune, compare, keep."""
+        for note in dict.fromkeys(note for cell in self.cells for note in cell.notes):
+            self.note(None, note)
+        tuning, expected = self._tuning_runs(), self.final_runs()
+        wanted = {plan.key for _, _, plan in [*tuning, *expected]} | {
+            self._plan(cell, candidate, rate, seed).key
+            for cell in self.cells
+            for candidate in self.compared
+            for rate in self.settings.learning_rates
+            for seed in self.settings.all_seeds
+        }
+        if not self.settings.search:
+            for note in earlier_runs(self.settings.folder, wanted, self.cells[0].fingerprint["code"]):
+                self.note(None, note)
+        self._begin([*tuning, *expected])
+        self._tune(tuning, len(expected))
+        final = self.final_runs()
+        tried = len(tuning) + self._trials()
+        for record in self.make(final, earlier=tried):
+            self._prune(record, [plan for _, _, plan in final])
+            self._write(final)
+        return self._write(final, at_once=True)
+
+    # ------------------------------------------------------------ plans
+
+    def _plan(self, cell: CellPlan, candidate: Candidate, rate: float, seed: int, *, test: bool = True) -> Plan:
+        return cell.plan(candidate, rate, seed, evaluate_test=test)
+
+    def _tuning_runs(self) -> list[Run]:
+        rates = self.settings.learning_rates
+        if len(rates) == 1 or self.settings.search:
+            return []
+        return [
+            (cell, candidate, self._plan(cell, candidate, rate, self.settings.first_seed, test=False))
+            for cell in self.cells
+            for candidate in self.compared
+            for rate in rates
+        ]
+
+    def final_runs(self) -> list[Run]:
+        """Seed by seed, so that a comparison that is stopped has whole pairs."""
+        runs = []
+        for seed in self.settings.all_seeds:
+            for cell in self.cells:
+                for asked in self.compared:
+                    candidate, rate = self.chosen.get((cell, asked.label), (asked, self.settings.learning_rates[0]))
+                    runs.append((cell, candidate, self._plan(cell, candidate, rate, seed)))
+        return runs
+
+    # ------------------------------------------------------------ choices, on validation data alone
+
+    def _tune(self, tuning: Sequence[Run], later: int) -> None:
+        if self.settings.search:
+            from steadytune.experiments.compare_search import search_candidates
+
+            search_candidates(self)
+            return
+        of: dict[str, Run] = {plan.key: (cell, candidate, plan) for cell, candidate, plan in tuning}
+        for record in self.make(tuning, later=later):
+            cell, candidate, _ = of[record.key]
+            self.tuned[cell].append(record)
+            same = [plan for c, k, plan in tuning if c is cell and k is candidate]
+            self._prune(record, same)
+        for cell in self.cells:
+            order = {plan.key: n for n, (_, _, plan) in enumerate(tuning)}
+            self.tuned[cell].sort(key=lambda record: order[record.key])
+            for candidate in self.compared:
+                best = cell.best(r for r in self.tuned[cell] if r.candidate == candidate.label)
+                rate = best.learning_rate if best is not None else self.settings.learning_rates[0]
+                self.chosen[cell, candidate.label] = (candidate, rate)
+
+    # ------------------------------------------------------------ runs
+
+    def _begin(self, planned: Sequence[Run]) -> None:
+        for _, _, plan in planned:
+            record = kept_record(plan)
+            if record is not None:
+                self.forecast.learn(record)
+        missing = [run for run in planned if kept_record(run[2]) is None]
+        firsts = {plan.key for _, _, plan in planned if not plan.evaluate_test}
+        if len(missing) > 2 and self.forecast.total(missing) is None:
+            self._probe(missing[0][0])
+        trained = {plan.key for _, _, plan in missing if plan.evaluate_test and plan.key in firsts}
+        tuning = [run for run in missing if not run[2].evaluate_test]
+        rest = [run for run in missing if run[2].evaluate_test]
+        seconds = (self.forecast.total(tuning), self.forecast.total(rest, trained))
+        known = [s for s in seconds if s is not None]
+        trials = self._trials()
+        if trials:
+            known = [s * (1 + trials / max(len(rest), 1)) for s in known]  # a trial takes about as long as a run
+        about = sum(known) if len(known) == len(seconds) else None
+        self.reporter.begin(len(planned) + trials, len(missing) + trials, about)
+
+    def _probe(self, cell: CellPlan) -> None:
+        """Measure a plain step with a few updates in a folder of its own, for the estimate."""
+        folder = self.settings.folder / f"estimate-{os.getpid()}"
+        plain = self._plan(
+            cell, self.compared[0], self.settings.learning_rates[0], self.settings.first_seed, test=False
+        )
+        short = {"max_steps": PROBED_UPDATES, "max_eval_samples": 16, "output_dir": str(folder / "runs" / "probe")}
+        probe = replace(plain, key="probe", settings=plain.settings.model_copy(update=short))
+        try:
+            for record in self.engine.run([probe], Unwatched()):
+                self.forecast.learn_probe(record)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def make(self, runs: Sequence[Run], *, earlier: int = 0, later: int = 0) -> Iterator[RunRecord]:
+        """Make runs, and tell the reporter of each as it ends.
+
+        Args:
+            runs: to be made now.
+            earlier: runs that were made before these.
+            later: runs that come after these.
+        """
+        of: dict[str, Run] = {plan.key: (cell, candidate, plan) for cell, candidate, plan in runs}
+        left = dict(of)
+        if self.settings.search and any(not plan.evaluate_test for _, _, plan in runs):
+            earlier, self.searched = self.searched, self.searched + len(of)
+            later = max(0, self._trials() - self.searched) + len(self.final_runs())
+        total = earlier + len(of) + later
+        for record in self.engine.run([plan for _, _, plan in runs], self):
+            self.known[record.key] = record
+            self.forecast.learn(record)
+            left.pop(record.key, None)
+            rest = [*left.values(), *(self.final_runs() if later else ())]
+            seconds = self.forecast.total(rest, self._trained())
+            cell = of[record.key][0]
+            self.reporter.run_ended(record, total - later - len(left), total, seconds, self._leader(cell))
+            yield record
+
+    def _trials(self) -> int:
+        """How many runs a search takes, all cells and candidates together."""
+        if not self.settings.search:
+            return 0
+        from steadytune.experiments.search import parse_search
+
+        return parse_search(self.settings.search).trials * len(self.cells) * len(self.compared)
+
+    def _trained(self) -> set[str]:
+        """Keys of the runs of which only the test splits are missing."""
+        return {key for key, record in self.known.items() if record.metrics.get("skipped")}
+
+    def _leader(self, cell: CellPlan) -> str:
+        """Which candidate has the best mean so far, on validation data: the test splits are for the end."""
+        scores: dict[str, list[float]] = {}
+        for record in self.known.values():
+            score = record.score("validation", cell.metric)
+            if score is not None and (record.task, record.train_size) == (cell.task, cell.place.train_size):
+                chosen = self.chosen.get((cell, record.candidate))
+                if chosen is None or chosen[1] == record.learning_rate:
+                    scores.setdefault(record.candidate, []).append(score)
+        if not scores:
+            return ""
+        sign = 1 if cell.greater_is_better else -1
+        name = max(scores, key=lambda n: sign * statistics.mean(scores[n]))
+        return f"leader {name}, {statistics.mean(scores[name]):.3f} on validation"
+
+    def _prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
+        """Delete models that are not the best on validation data of those they compete with."""
+        keep = self.settings.keep_models
+        if keep == "all":
+            return
+        cell = next(c for c in self.cells if (c.task, c.place.train_size) == (record.task, record.train_size))
+        final = among[0].evaluate_test
+        rivals = [
+            (plan, found)
+            for plan in among
+            if (found := self.known.get(plan.key)) is not None
+            and (found.task, found.train_size) == (record.task, record.train_size)
+            and not (final and found.metrics.get("skipped"))
+        ]
+        best = cell.best(found for _, found in rivals)
+        for plan, found in rivals:
+            unwanted = found is not best or (final and keep == "none")
+            if unwanted and (plan.folder / "model").is_dir() and not is_locked(plan):
+                shutil.rmtree(plan.folder / "model", ignore_errors=True)
+
+    # ------------------------------------------------------------ what a run tells
+
+    def started(self, plan: Plan) -> None:
+        """A run begins."""
+        self.reporter.run_started(plan)
+
+    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """A run moves on."""
+        self.reporter.run_step(plan, done, total, loss)
+
+    def note(self, plan: Plan | None, text: str) -> None:
+        """A run says something; what many runs say is shown once."""
+        del plan
+        if text not in self._notes:
+            self._notes.add(text)
+            self.reporter.note(text)
+
+    # ------------------------------------------------------------ the result
+
+    def _write(self, final: Sequence[Run], *, at_once: bool = False) -> Comparison:
+        found = self._comparison(final)
+        if at_once or time.monotonic() - self._written > WRITE_EVERY:
+            write_json(self.settings.folder / FILE_NAME, found.as_json())
+            self._written = time.monotonic()
+        return found
+
+    def _comparison(self, final: Sequence[Run]) -> Comparison:
+        found = []
+        for cell in self.cells:
+            order = {asked.label: n for n, asked in enumerate(self.compared)}
+            known = [self.known[plan.key] for c, _, plan in final if c is cell and plan.key in self.known]
+            records = [record for record in known if not record.metrics.get("skipped")]
+            rates: Mapping[str, float] = {
+                label: rate for (c, label), (_, rate) in self.chosen.items() if c is cell
+            } or {asked.label: self.settings.learning_rates[0] for asked in self.compared}
+            found.append(
+                Cell(
+                    task=cell.task,
+                    train_size=cell.place.train_size,
+                    metric=cell.metric,
+                    greater_is_better=cell.greater_is_better,
+                    test_splits=cell.test_splits,
+                    chosen_learning_rate=rates,
+                    tuning=tuple(self.tuned[cell]),
+                    runs=tuple(sorted(records, key=lambda r: (order[r.candidate], r.seed))),
+                )
+            )
+        environment = {
+            **describe_environment(self.settings.first_seed),
+            **self.cells[0].fingerprint,
+            **_commit(),
+        }
+        tasks = ", ".join(dict.fromkeys(cell.task for cell in self.cells))
+        return Comparison(
+            self.settings.resolved(), tasks, self.cells[0].metric, tuple(found), environment, self.command
+        )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--output-dir {folder}: is a file; give a folder.")
+    if (folder / "config.yaml").is_file():
+        raise SettingsError(f"--output-dir {folder}: holds a single run of `steadytune train`; give another folder.")
+    own = {CONFIG, FILE_NAME, "runs", "locks", "search", "workers.log"}
+    if folder.is_dir() and (names := {p.name for p in folder.iterdir()}) and not names & own:
+        raise SettingsError(f"--output-dir {folder}: is not empty and holds no comparison; give another folder.")
+
+
+def _claim(settings: CompareSettings) -> None:
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
+    write_atomically(settings.folder / CONFIG, text)
+
+
+def _commit() -> dict[str, str]:
+    """The commit of the source, where it is a checkout."""
+    try:
+        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found} if found else {}

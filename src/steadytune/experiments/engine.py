@@ -1,0 +1,232 @@
+"""Making one run of a comparison, once: under a lock, with whatever happens kept as a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from steadytune.core.errors import DivergedError, SteadytuneError
+from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.grid import Plan
+from steadytune.experiments.records import RunRecord, Status, record_from_json
+
+logger = logging.getLogger("steadytune")
+
+MOST_POINTS = 200
+
+
+class Watch(Protocol):
+    """Is told what runs do; `compare` shows it to a person."""
+
+    def started(self, plan: Plan) -> None:
+        """A run begins, or goes on."""
+        ...
+
+    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """So many updates of a run are done."""
+        ...
+
+    def note(self, plan: Plan, text: str) -> None:
+        """A run says something."""
+        ...
+
+
+class Engine(Protocol):
+    """Makes runs: here in worker processes, or on a cluster."""
+
+    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
+        """Make runs and yield the record of each as it ends, in any order; finished ones are only read."""
+        ...
+
+    def close(self) -> None:
+        """Let go of workers; runs that go on are stopped and continue another time."""
+        ...
+
+
+class BusyError(Exception):
+    """Another process is making this run."""
+
+
+def execute(plan: Plan, reporter: Any = None, *, wait: bool = True) -> RunRecord:
+    """Make one run in its folder, unless it is made already, and say how it ended.
+
+    Nothing that goes wrong in the run is raised: it is in the record, and other runs go on. A failed run is made again
+    only if the plan says so. Two processes never make the same run: one of them waits for the other's record.
+
+    Args:
+        plan: the run.
+        reporter: a `progress.Reporter`.
+        wait: wait for another process that is making it.
+
+    Raises:
+        BusyError: another process is making it, and ``wait`` is off.
+        Interrupted: the user stopped it; the next call continues.
+    """
+    plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(plan.lock_file, timeout=-1 if wait else 0):
+            found = kept_record(plan)
+            return found if found is not None else _make(plan, reporter)
+    except Timeout:
+        raise BusyError(plan.key) from None
+
+
+def kept_record(plan: Plan) -> RunRecord | None:
+    """The record of a run that needs no more work, or ``None``."""
+    found = read_record(plan.folder)
+    if found is None or (found.status == "failed" and plan.retry_failed):
+        return None
+    if found.status == "finished" and plan.evaluate_test and found.metrics.get("skipped"):
+        return None
+    metrics = found.metrics if plan.evaluate_test else _without_tests(found.metrics)
+    return replace(found, candidate=plan.candidate, metrics=metrics)
+
+
+def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that only chooses may know, though its test splits were evaluated after that choice."""
+    after = metrics.get("after", {})
+    tests = [name for name in after if name != "validation"]
+    left = {**metrics, "after": {name: scores for name, scores in after.items() if name not in tests}}
+    return {**left, "skipped": tests} if tests else dict(metrics)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a run's folder; ``None`` if there is none, or it is damaged."""
+    try:
+        return record_from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_locked(plan: Plan) -> bool:
+    """Whether a process is making the run at this moment."""
+    if not plan.lock_file.exists():
+        return False
+    lock = FileLock(plan.lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def keep_failure(plan: Plan, error: str) -> RunRecord:
+    """Record that the process of a run ended before it could say anything; another that took the run over goes on."""
+    record = _record(plan, "failed", error, {}, 0.0)
+    try:
+        with FileLock(plan.lock_file, timeout=0):
+            _keep(plan, record)
+    except Timeout:
+        pass
+    return record
+
+
+def _make(plan: Plan, reporter: Any) -> RunRecord:
+    from steadytune.experiments.run import Extent, Interrupted, train
+
+    began = time.monotonic()
+    metrics: Mapping[str, Any] = {}
+    status: Status = "finished"
+    error: str | None = None
+    try:
+        extent = Extent(before=False, test=plan.evaluate_test)
+        metrics = train(plan.settings, reporter, extent).metrics
+    except Interrupted:
+        raise
+    except DivergedError as problem:
+        status, error = "diverged", one_line(problem)
+    except Exception as problem:  # whatever a library raises in one run must not end the comparison
+        logger.debug("%s failed", plan.key, exc_info=True)
+        status, error = "failed", one_line(problem)
+    record = _record(plan, status, error, metrics, time.monotonic() - began)
+    _keep(plan, record)
+    shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+    return record
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, with its type unless it is one of ours.
+
+    >>> one_line(ValueError("no\\n  good"))
+    'ValueError: no good'
+    """
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, SteadytuneError) else f"{type(error).__name__}: {text}"
+
+
+def _keep(plan: Plan, record: RunRecord) -> None:
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_json(plan.folder / "record.json", asdict(record))
+    except OSError as error:  # a full disk: the record is still told, and made again from the run's folder next time
+        logger.warning("The record of %s cannot be kept: %s", plan.folder, one_line(error))
+
+
+def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
+    settings = plan.settings
+    earlier = read_record(plan.folder)
+    before = earlier.training.get("wall_seconds", 0.0) if earlier is not None and earlier.status == status else 0.0
+    made_by = earlier.environment.get("made_by", []) if earlier is not None else []
+    training = {
+        **metrics.get("training", {}),
+        "relative_cost": plan.relative_cost,
+        "wall_seconds": round(before + seconds, 3),
+        **_curves(plan),
+    }
+    return RunRecord(
+        key=plan.key,
+        candidate=plan.candidate,
+        methods=tuple(name for name in settings.methods if name != "none"),
+        method_settings=settings.method_settings(),
+        task=settings.task or Path(settings.train_file or "data").stem,
+        train_size=settings.train_size,
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        status=status,
+        error=error,
+        metrics={name: metrics[name] for name in ("before", "after", "skipped") if name in metrics},
+        training=training,
+        environment={**_environment(plan.folder), **plan.fingerprint, "made_by": [*made_by, _here()]},
+    )
+
+
+def _here() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _curves(plan: Plan) -> dict[str, Any]:
+    """The training loss by update and the main metric by epoch, out of the run's log."""
+    try:
+        log = RunFolder(plan.folder).read_log()
+    except (OSError, UnicodeDecodeError):
+        log = []
+    metric = f"eval_{plan.metric}"
+    return {
+        "curve": _points([(line["step"], line["loss"]) for line in log if "loss" in line]),
+        "validation_curve": _points([(line.get("epoch"), line[metric]) for line in log if metric in line]),
+    }
+
+
+def _points(pairs: Sequence[tuple[Any, Any]]) -> list[list[float]]:
+    points = [[x, y] for x, y in pairs if all(isinstance(v, int | float) and math.isfinite(v) for v in (x, y))]
+    stride = max(1, math.ceil(len(points) / MOST_POINTS))
+    return points[::stride] if not points or (len(points) - 1) % stride == 0 else [*points[::stride], points[-1]]

@@ -1,0 +1,114 @@
+"""Digests of all that determines a run besides its settings: code, data and model. Runs of other digests never mix."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import steadytune
+from steadytune.experiments.grid import identify
+from steadytune.experiments.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from steadytune.tasks.task import TaskData
+
+#: Whose code takes part in a run; reports and statistics may change without making runs old.
+PARTS = ("core", "methods", "hosts", "tasks", "experiments/run.py", "experiments/data.py", "experiments/models.py")
+PACKAGES = ("torch", "transformers")
+
+#: Of a run's settings, those that say where it is kept and how it reports.
+NOT_DETERMINING = frozenset({"output_dir", "logging_steps", "save_steps", "save_total_limit"})
+
+LENGTH = 16
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of this version of steadytune, with the versions of the packages that do the arithmetic."""
+    digest = hashlib.sha256(steadytune.__version__.encode())
+    root = Path(steadytune.__file__).parent
+    for part in PARTS:
+        path = root / part
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"\n{file.relative_to(root)}\n".encode() + file.read_bytes())
+    for package in PACKAGES:
+        digest.update(f"\n{package} {metadata.version(package)}".encode())
+    return digest.hexdigest()[:LENGTH]
+
+
+def data_digest(data: TaskData) -> str:
+    """Of all rows of all splits.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from steadytune.tasks.task import Task, TaskData
+        >>> toy = Task("toy", "classification", "", "", "text", None, "label", ("no", "yes"), {}, "accuracy")
+        >>> def of(text):
+        ...     return data_digest(TaskData(toy, {"train": Dataset.from_dict({"text": [text], "label": [0]})}, (), {}))
+        >>> of("a") == of("a"), of("a") == of("b")
+        (True, False)
+    """
+    digest = hashlib.sha256(repr((data.task.name, data.task.head, data.task.label_names)).encode())
+    for name, split in sorted(data.splits.items()):
+        for column in sorted(split.column_names):
+            values = split.with_format(None)[column][:]
+            digest.update(f"\n{name}/{column}\n".encode() + json.dumps(values).encode())
+    return digest.hexdigest()[:LENGTH]
+
+
+def model_digest(name: str) -> str:
+    """Of a model's configuration, weights and tokenizer; a model of the Hub is fetched for it.
+
+    Raises:
+        ModelNotFoundError: it is nowhere.
+    """
+    from steadytune.experiments.models import find_model
+
+    source = find_model(name)
+    if source.found_in == "hub":
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]
+        folder = Path(snapshot_download(source.location, allow_patterns=patterns))
+    else:
+        folder = Path(source.location)
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".py"):
+            digest.update(f"\n{file.name}\n".encode())
+            with file.open("rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()[:LENGTH]
+
+
+def run_key(settings: TrainSettings, methods: Sequence[Any], fingerprint: Mapping[str, Any]) -> str:
+    """The name of a run: a hash of all that determines it.
+
+    Args:
+        settings: of the run.
+        methods: the methods as they are built, so that defaults that change make another run.
+        fingerprint: digests of code, data and model.
+    """
+    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NOT_DETERMINING}
+    built = [identify(methods), [_foreign_code(type(m)) for m in methods]]
+    content = json.dumps([values, built, dict(fingerprint)], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:LENGTH]
+
+
+@functools.cache
+def _foreign_code(kind: type) -> str:
+    """Digest of the module of a method that another package brings; ours are in `code_digest`."""
+    if kind.__module__.startswith("steadytune."):
+        return ""
+    try:
+        source = inspect.getsource(inspect.getmodule(kind) or kind)
+    except (OSError, TypeError):
+        source = kind.__qualname__
+    return hashlib.sha256(source.encode()).hexdigest()[:LENGTH]

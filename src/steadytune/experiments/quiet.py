@@ -1,0 +1,19 @@
+"""Libraries that say less."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", module="torch|transformers|accelerate|datasets")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -1,0 +1,157 @@
+"""What happens on a node of a Ray cluster: one run, and the board that hears how runs go."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from steadytune.experiments.grid import Plan
+
+#: Seconds between two messages on the updates of a run.
+PACE = 0.5
+#: Messages that the board keeps while nobody takes them.
+MOST_NEWS = 10_000
+
+
+class Board:
+    """An actor that runs tell their news, and that the comparison reads."""
+
+    def __init__(self) -> None:
+        self._news: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    def tell(self, key: str, event: str, content: Mapping[str, Any]) -> None:
+        """Take down a message."""
+        self._news.append((key, event, content))
+        del self._news[:-MOST_NEWS]
+
+    def take(self) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """All messages since the last call."""
+        news, self._news = self._news, []
+        return news
+
+
+class _Teller:
+    """A reporter that sends what a run tells to the board, and never waits for it."""
+
+    def __init__(self, board: Any, key: str) -> None:
+        self._board, self._key = board, key
+        self._total = 0
+        self._last = 0.0
+        self._loss: float | None = None
+
+    def send(self, event: str, **content: Any) -> None:
+        """Send one message."""
+        self._board.tell.remote(self._key, event, content)
+
+    def note(self, text: str) -> None:
+        """Send a note."""
+        self.send("note", text=text)
+
+    def start(self, total: int, done: int) -> None:
+        """Send that training begins here, and the number of updates."""
+        self._total = total
+        self.send("began", node=socket.gethostname())
+        self.send("step", done=done, total=total, loss=None)
+
+    def step(self, done: int, loss: float | None) -> None:
+        """Send where the run is, now and then."""
+        self._loss = loss if loss is not None else self._loss
+        now = time.monotonic()
+        if now - self._last >= PACE or done == self._total:
+            self._last = now
+            self.send("step", done=done, total=self._total, loss=self._loss)
+
+    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
+        """Send nothing: the record has it."""
+
+    def stop(self) -> None:
+        """Send nothing."""
+
+
+def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) -> dict[str, Any]:
+    """Make one run on this node.
+
+    Args:
+        content: a plan, as `Plan.as_json` wrote it.
+        place: working folder of the comparison, from which its paths start.
+        marker: a file in the comparison's folder; a node that finds it shares the folder.
+        board: told how the run goes.
+
+    Returns:
+        ``record``, ``None`` if another process is at the run or it was stopped; ``files``, those of the run where the
+        node does not share the folder.
+    """
+    from steadytune.experiments.engine import BusyError, execute
+    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.experiments.run import Interrupted
+
+    quiet_libraries()
+    if Path(place).is_dir():
+        os.chdir(place)
+    plan = Plan.from_json(content)
+    teller = _Teller(board, plan.key)
+    _refuse_other_code(plan)
+    shared = Path(marker).is_file()
+    home = None if shared else tempfile.mkdtemp(prefix="steadytune-")
+    if home is not None:
+        folder = str(Path(home) / "runs" / plan.key)
+        plan = replace(plan, settings=plan.settings.model_copy(update={"output_dir": folder}))
+    try:
+        record = execute(plan, teller, wait=False)
+        return {"record": asdict(record), "files": None if shared else packed(plan.folder)}
+    except (BusyError, Interrupted):
+        return {"record": None, "files": None}
+    finally:
+        teller.send("ended")
+        if home is not None:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _refuse_other_code(plan: Plan) -> None:
+    from steadytune.core.errors import SettingsError
+    from steadytune.experiments.fingerprint import code_digest
+
+    expected = plan.fingerprint.get("code")
+    if expected is not None and expected != code_digest():
+        raise SettingsError(
+            f"the node {socket.gethostname()} has another version of steadytune, torch or transformers than the "
+            "machine that compares: install the same ones."
+        )
+
+
+def packed(folder: Path) -> bytes:
+    """The files of a run, without its checkpoints."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if path.is_file() and name.parts[0] != "checkpoints":
+                archive.write(path, name)
+    return buffer.getvalue()
+
+
+def unpack(content: bytes, plan: Plan) -> None:
+    """Put the files of a run into its folder, the record last."""
+    plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(plan.lock_file), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        arrived = plan.folder.with_name(f"{plan.folder.name}.arrived")
+        shutil.rmtree(arrived, ignore_errors=True)
+        archive.extractall(arrived)
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(arrived.iterdir(), key=lambda p: p.name == "record.json"):
+            target = plan.folder / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        arrived.rmdir()

@@ -1,0 +1,246 @@
+"""The report of a comparison: one HTML file that opens from disk, and Markdown, CSV, JSON and a model card."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import escape
+
+from steadytune import __version__
+from steadytune.core.atomic import replaced_when_whole
+from steadytune.experiments import report_text
+from steadytune.experiments.records import Comparison, RunRecord, read_comparison
+from steadytune.experiments.report_card import model_card
+from steadytune.experiments.report_data import CellView, ReportData, report_data
+
+COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
+FILTERS = (
+    "plain_text", "label", "number", "signed", "interval", "ratio", "chance", "rate", "size", "duration", "table_cell",
+)  # fmt: skip
+HTML, MARKDOWN, CSV, JSON, CARD = "report.html", "report.md", "report.csv", "report.json", "model-card.md"
+
+
+def report(folder: str | Path) -> Report:
+    """Read the comparison in a folder and work out its report.
+
+    Raises:
+        SettingsError: the folder holds no comparison, or a damaged one.
+    """
+    return Report(read_comparison(folder))
+
+
+class Report:
+    """What a comparison says, in the forms that people and programs read.
+
+    Example:
+        >>> empty = Report(Comparison({}, "movie-reviews", "accuracy", (), {}, "steadytune compare"))
+        >>> empty.markdown().splitlines()[0]
+        '# Nothing was compared.'
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.data: ReportData = report_data(comparison)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict."""
+        return self.data.sentence
+
+    def html(self) -> str:
+        """One page with its style and pictures; it has no scripts and fetches nothing."""
+        from steadytune.experiments.report_figures import figures
+
+        return _template("report.html").render(figures=figures(self.data), **self._names())
+
+    def markdown(self) -> str:
+        """The verdict and the tables, for a pull request or a README."""
+        return _template("report.md").render(**self._names())
+
+    def csv(self) -> str:
+        """One line for each run and split, tuning runs included; text cannot start a formula in a spreadsheet."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(_Line.__dataclass_fields__))
+        writer.writeheader()
+        for view in self.data.cells:
+            for stage, runs in (("tuning", view.cell.tuning), ("compared", view.cell.runs)):
+                for run in runs:
+                    writer.writerows(_lines(view, stage, run))
+        return text.getvalue()
+
+    def json(self) -> str:
+        """All figures of the report, and the comparison they come from."""
+        cells = [
+            {
+                "task": view.cell.task,
+                "train_size": view.cell.train_size,
+                "verdict": asdict(view.verdict),
+                "statistics": [asdict(split.statistics) for split in view.splits],
+            }
+            for view in self.data.cells
+        ]
+        content = {
+            "format_version": 1,
+            "steadytune": __version__,
+            "verdict": {"kind": self.data.kind, "sentence": self.sentence},
+            "cells": cells,
+            "comparison": self.comparison.as_json(),
+        }
+        return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def model_card(self) -> str:
+        """A card for the best model, with its results in the form of ``model-index``; empty without any result."""
+        return model_card(self.data)
+
+    def write_html(self, path: str | Path) -> Path:
+        """Write `html`."""
+        return _write(path, self.html())
+
+    def write_markdown(self, path: str | Path) -> Path:
+        """Write `markdown`."""
+        return _write(path, self.markdown())
+
+    def write_csv(self, path: str | Path) -> Path:
+        """Write `csv`."""
+        return _write(path, self.csv())
+
+    def write_json(self, path: str | Path) -> Path:
+        """Write `json`."""
+        return _write(path, self.json())
+
+    def write_model_card(self, path: str | Path) -> Path:
+        """Write `model_card`."""
+        return _write(path, self.model_card())
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write every form into a folder, under its usual name, and return the files, the page first."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [
+            self.write_html(folder / HTML),
+            self.write_markdown(folder / MARKDOWN),
+            self.write_csv(folder / CSV),
+            self.write_json(folder / JSON),
+        ]
+        return [*written, self.write_model_card(folder / CARD)] if self.model_card() else written
+
+    def show(self, height: int = 900) -> None:
+        """Show the page in a notebook; elsewhere print the Markdown.
+
+        Args:
+            height: of the frame in pixels.
+        """
+        running = sys.modules.get("IPython")  # a notebook has it loaded
+        if running is None or running.get_ipython() is None:
+            print(self.markdown())
+            return
+        display: Any = importlib.import_module("IPython.display")
+        display.display(display.HTML(self._frame(height)))
+
+    def _repr_html_(self) -> str:
+        return self._frame(900)
+
+    def _frame(self, height: int) -> str:
+        # A frame keeps the notebook's style and the page's apart.
+        style = f"width:100%;height:{int(height)}px;border:0"
+        page = escape(self.html())
+        return f'<iframe title="steadytune report" sandbox srcdoc="{page}" style="{style}"></iframe>'
+
+    def _names(self) -> dict[str, Any]:
+        return {"data": self.data, "comparison": self.comparison, "version": __version__, "text": report_text}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the CSV file."""
+
+    task: str
+    train_size: str
+    stage: str
+    candidate: str
+    seed: int
+    learning_rate: float
+    status: str
+    error: str
+    split: str
+    metric: str
+    score: float | None
+    updates: Any
+    seconds: Any
+    seconds_per_update: Any
+    peak_memory_bytes: Any
+    key: str
+
+
+def _lines(view: CellView, stage: str, run: RunRecord) -> list[dict[str, Any]]:
+    cell = view.cell
+    splits = ("validation",) if stage == "tuning" else ("validation", *cell.test_splits)
+    costs = {
+        name: run.training.get(name) for name in ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
+    }
+    lines = []
+    for split in dict.fromkeys(splits):
+        line = _Line(
+            task=run.task,
+            train_size="all" if run.train_size is None else run.train_size,
+            stage=stage,
+            candidate=run.candidate,
+            seed=run.seed,
+            learning_rate=run.learning_rate,
+            status=run.status,
+            error=run.error or "",
+            split=split,
+            metric=cell.metric,
+            score=run.score(split, cell.metric),
+            key=run.key,
+            **costs,
+        )
+        lines.append({name: _no_formula(value) for name, value in asdict(line).items()})
+    return lines
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = report_text.plain_text(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity, and files no lone surrogates."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {_finite(str(key)): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _write(path: str | Path, text: str) -> Path:
+    path = Path(path)
+    with replaced_when_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def _template(name: str) -> Any:
+    environment = Environment(
+        loader=PackageLoader("steadytune.experiments", "templates"),
+        autoescape=name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(report_text, name) for name in FILTERS}
+    environment.filters["as_json"] = lambda value: json.dumps(_finite(value), ensure_ascii=False, sort_keys=True)
+    return environment.get_template(name)

@@ -1,0 +1,386 @@
+"""The search for a candidate's hyper-parameters, with Optuna: asked and told, shared by processes, never lost.
+
+What was tried lies in one journal for each candidate. A process takes a lock to propose a trial, so that several never
+propose more than were asked for; the values are in the journal before the run begins, so that a trial whose process
+was killed is taken up by another, or by the next start of the same command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from steadytune.core.errors import MethodError, SettingsError
+from steadytune.experiments.search_journal import open_study, quiet
+from steadytune.experiments.search_space import LEARNING_RATE, Dimension, Space, parse_ranges
+from steadytune.methods.registry import build_methods
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+#: Draws in a row that the methods may refuse before the space itself counts as wrong.
+MOST_REFUSALS = 100
+
+OWNER, LEFT_OUT, RETRY_OF = "owner", "left_out", "retry_of"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What ``--search`` asks for.
+
+    Attributes:
+        trials: how many settings are tried for each candidate, plain training included.
+        ranges: what is searched instead of the ranges around the defaults, by ``method.setting``.
+    """
+
+    trials: int
+    ranges: Mapping[str, Dimension] = field(default_factory=dict)
+
+
+def parse_search(entries: Sequence[str]) -> SearchSettings:
+    """Read ``["trials=30", "smart.weight=0.5:8"]``.
+
+    Raises:
+        SettingsError: the number of trials is missing, or an entry cannot be read.
+
+    >>> parse_search(["trials=30"])
+    SearchSettings(trials=30, ranges={})
+    """
+    given = [entry.partition("=")[2].strip() for entry in entries if entry.partition("=")[0].strip() == "trials"]
+    if len(given) != 1 or not given[0].isdigit() or int(given[0]) < 1:
+        raise SettingsError(f"--search: say how many trials, e.g. --search trials=30; got {' '.join(entries)!r}.")
+    rest = [entry for entry in entries if entry.partition("=")[0].strip() != "trials"]
+    return SearchSettings(int(given[0]), parse_ranges(rest))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One trial: what to train with.
+
+    Attributes:
+        number: of the trial, from 0.
+        learning_rate: ``None`` where it is not searched.
+        settings: what differs from the candidate's own settings, by ``method.setting``.
+    """
+
+    number: int
+    learning_rate: float | None
+    settings: Mapping[str, Any]
+
+
+class Search:
+    """The trials of one candidate.
+
+    The first ones are the learning rates of the grid with the candidate's own settings, so that a search never ends
+    with less than the grid found; then Optuna's TPE proposes. A trial's draw depends on the seed and on the trials
+    before it alone: with one process, a search that was killed and continued tries what an undisturbed one does.
+
+    Args:
+        folder: where the journal lies.
+        key: stands for all that determines the trials besides what is searched; other keys share nothing.
+        space: see `search_space`.
+        trials: how many.
+        seed: of the sampler.
+        greater_is_better: whether more of the objective is better.
+        learning_rates: the grid.
+        methods: the candidate's methods by name.
+        fixed: the candidate's own settings, by method.
+
+    Example:
+        >>> import tempfile
+        >>> from steadytune.experiments.search_space import search_space
+        >>> space = search_space(["noisytune"], {}, [1e-4])
+        >>> with Search(Path(tempfile.mkdtemp()), "demo", space, trials=3, methods=["noisytune"]) as search:
+        ...     while (proposal := search.propose()) is not None:
+        ...         search.tell(proposal, -abs(proposal.settings.get("noisytune.intensity", 0.15) - 0.15))
+        ...     search.best().settings
+        {}
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        space: Space,
+        *,
+        trials: int,
+        seed: int = 0,
+        greater_is_better: bool = True,
+        learning_rates: Sequence[float] = (),
+        methods: Sequence[str] = (),
+        fixed: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.space, self.trials, self.seed = space, trials, seed
+        self._methods, self._fixed = list(methods), fixed or {}
+        searched = {d.name for d in space}
+        rates = dict.fromkeys(learning_rates) if LEARNING_RATE in searched else {}
+        self._first: list[dict[str, Any]] = [{LEARNING_RATE: rate} for rate in rates] or [{}]
+        name = _study_name(key, space, seed, self._first, greater_is_better)
+        self._journal = folder / f"{name}.journal"
+        self._owner = uuid.uuid4().hex
+        self._alive = FileLock(self._owner_file(self._owner))
+        self._lock = FileLock(f"{self._journal}.lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._alive.acquire()
+            self._study = open_study(self._journal, self._lock, name, greater_is_better)
+        except OSError as error:
+            raise SettingsError(f"The search cannot be kept in {folder}: {error}.") from error
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the trials that were proposed and not told; another process may take them up."""
+        self._alive.release()
+        Path(self._alive.lock_file).unlink(missing_ok=True)
+
+    @property
+    def told(self) -> int:
+        """How many trials have ended."""
+        return sum(trial.state.is_finished() for trial in self._counted())
+
+    def propose(self) -> Proposal | None:
+        """The next trial; ``None`` when all are handed out.
+
+        A trial whose process no longer lives comes first.
+
+        Raises:
+            SettingsError: the methods refuse whatever is drawn, or the journal cannot be written.
+        """
+        last = ""
+        with self._writing(), self._lock, quiet():
+            orphan = self._adopted()
+            if orphan is not None:
+                return self._proposal(orphan)
+            for _ in range(MOST_REFUSALS):
+                if len(self._counted()) >= self.trials:
+                    return None
+                number, drawn, refusal = self._draw()
+                if refusal is None:
+                    return Proposal(number, drawn.pop(LEARNING_RATE, None), drawn)
+                last = refusal
+        raise SettingsError(f"--search: the methods refuse what is drawn, {MOST_REFUSALS} times in a row: {last}")
+
+    def elsewhere(self) -> list[Proposal]:
+        """Trials that another living process is at; running them here waits for it and gives the same record."""
+        with quiet():
+            return [self._proposal(trial) for trial in self._counted() if not trial.state.is_finished()]
+
+    def ended(self) -> list[Proposal]:
+        """Trials that have ended, in their order."""
+        with quiet():
+            return [self._proposal(trial) for trial in self._counted() if trial.state.is_finished()]
+
+    def tell(self, proposal: Proposal, value: float | None, *, diverged: bool = False) -> None:
+        """Write down how a trial ended; the first to tell wins.
+
+        Args:
+            proposal: what was run.
+            value: the objective; ``None`` if the run failed.
+            diverged: the run went wrong because of its settings, which counts as worse than any value.
+        """
+        from optuna.trial import TrialState
+
+        usable = value is not None and math.isfinite(value) and not diverged
+        # Optuna's samplers take a pruned trial without values for worse than all others, and skip failed ones.
+        wrong = TrialState.PRUNED if diverged or value is not None else TrialState.FAIL
+        with self._writing(), quiet():
+            self._study.tell(
+                proposal.number,
+                value if usable else None,
+                state=TrialState.COMPLETE if usable else wrong,
+                skip_if_finished=True,
+            )
+
+    def retry_failed(self) -> int:
+        """Hand the trials that failed out again, and say how many."""
+        from optuna.trial import TrialState, create_trial
+
+        with self._writing(), self._lock, quiet():
+            failed = [trial for trial in self._counted() if trial.state == TrialState.FAIL]
+            for trial in failed:
+                again = create_trial(
+                    state=TrialState.RUNNING,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    user_attrs={RETRY_OF: trial.number, OWNER: ""},
+                )
+                self._study.add_trial(again)
+        return len(failed)
+
+    def best(self) -> Proposal | None:
+        """The trial with the best objective, the first of several; ``None`` if none has one."""
+        from optuna.study import StudyDirection
+        from optuna.trial import TrialState
+
+        sign = 1 if self._study.direction == StudyDirection.MAXIMIZE else -1
+        complete = [t for t in self._counted() if t.state == TrialState.COMPLETE and t.value is not None]
+        best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
+        return self._proposal(best) if best is not None else None
+
+    def _counted(self) -> list[FrozenTrial]:
+        """The trials that count toward how many were asked for, in their order."""
+        from optuna.trial import TrialState
+
+        trials = self._study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        return [
+            trial
+            for trial in trials
+            if trial.number not in retried
+            and LEFT_OUT not in trial.user_attrs
+            and trial.state != TrialState.WAITING
+            and self._whole(trial)
+        ]
+
+    def _whole(self, trial: FrozenTrial) -> bool:
+        """Whether all values are in the journal; they are not where a process was killed while it proposed."""
+        return all(d.label in trial.params for d in self.space)
+
+    def _draw(self) -> tuple[int, dict[str, Any], str | None]:
+        """A new trial, what is set in it, and why the methods refuse it, if they do."""
+        from optuna.trial import TrialState
+
+        index = len(self._counted())
+        if index < len(self._first) and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            own = {d.name: d.default for d in self.space if d.default is not None} | self._first[index]
+            self._study.enqueue_trial({d.label: d.drawn(own[d.name]) for d in self.space if d.name in own})
+        self._study.sampler = _sampler(self.seed, len(self._study.get_trials(deepcopy=False)), self.trials)
+        trial = self._study.ask()
+        trial.set_user_attr(OWNER, self._owner)
+        params = {d.label: _suggest(trial, d) for d in self.space}
+        settings = self._settings(params)
+        refusal = self._refusal(settings)
+        if refusal is not None:
+            trial.set_user_attr(LEFT_OUT, refusal)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        return trial.number, settings, refusal
+
+    def _settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = {d.name: d.value(params[d.label]) for d in self.space}
+        defaults = {d.name: d.default for d in self.space}
+        return {name: value for name, value in chosen.items() if name == LEARNING_RATE or value != defaults[name]}
+
+    def _refusal(self, settings: Mapping[str, Any]) -> str | None:
+        nested = {name: dict(values) for name, values in self._fixed.items()}
+        for key, value in settings.items():
+            method, dot, name = key.rpartition(".")
+            if dot:
+                nested.setdefault(method, {})[name] = value
+        try:
+            build_methods(self._methods, nested)
+        except MethodError as error:
+            return str(error)
+        return None
+
+    def _proposal(self, trial: FrozenTrial) -> Proposal:
+        settings = self._settings(trial.params)
+        return Proposal(trial.number, settings.pop(LEARNING_RATE, None), settings)
+
+    def _adopted(self) -> FrozenTrial | None:
+        """The first trial whose process ended without telling, made this one's."""
+        for trial in self._counted():
+            owner = trial.user_attrs.get(OWNER, "")
+            if not trial.state.is_finished() and owner != self._owner and not self._lives(owner):
+                # The private name is the only way to note something on a trial that another process began.
+                self._study._storage.set_trial_user_attr(trial._trial_id, OWNER, self._owner)
+                return trial
+        return None
+
+    def _lives(self, owner: str) -> bool:
+        path = Path(self._owner_file(owner))
+        if not owner or not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        path.unlink(missing_ok=True)
+        return False
+
+    def _owner_file(self, owner: str) -> str:
+        return f"{self._journal}.{owner}.alive"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SettingsError(f"The search cannot be kept in {self._journal}: {error}.") from error
+
+
+def run_search(
+    search: Search, run: Callable[[Sequence[Proposal]], Iterator[Outcome]], workers: int = 1
+) -> Proposal | None:
+    """Propose, run and tell until all trials have ended; return the best.
+
+    Every trial goes through ``run`` once, those that ended in an earlier session or in another process last: their
+    records are only read.
+
+    Args:
+        search: where trials come from.
+        run: runs some trials, at the same time if it can, and yields each as it ends.
+        workers: trials at the same time.
+    """
+    here: set[int] = set()
+
+    def run_and_tell(batch: Sequence[Proposal]) -> None:
+        here.update(proposal.number for proposal in batch)
+        for outcome in run(batch):
+            search.tell(outcome.proposal, outcome.value, diverged=outcome.diverged)
+
+    while batch := [p for _ in range(workers) if (p := search.propose()) is not None]:
+        run_and_tell(batch)
+    while rest := search.elsewhere():
+        run_and_tell(rest)
+    if earlier := [proposal for proposal in search.ended() if proposal.number not in here]:
+        run_and_tell(earlier)
+    return search.best()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: its objective on validation data, or ``None``."""
+
+    proposal: Proposal
+    value: float | None
+    diverged: bool = False
+
+
+def _suggest(trial: optuna.Trial, dimension: Dimension) -> Any:
+    if dimension.choices:
+        return trial.suggest_categorical(dimension.label, dimension.choices)
+    if dimension.integer:
+        return trial.suggest_int(dimension.label, int(dimension.low), int(dimension.high))
+    low, high = dimension.bounds
+    return trial.suggest_float(dimension.label, low, high, log=dimension.scale != "linear")
+
+
+def _sampler(seed: int, number: int, trials: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "little")
+    startup = max(3, min(10, trials // 3))
+    return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup, constant_liar=True)
+
+
+def _study_name(key: str, space: Space, seed: int, first: Sequence[Mapping[str, Any]], greater: bool) -> str:
+    """A file name; other values, another name."""
+    readable = "".join(c if c.isalnum() or c in "+-_" else "_" for c in key)[:60]
+    digest = hashlib.sha256(repr((key, space, seed, first, greater)).encode()).hexdigest()[:12]
+    return f"{readable}-{digest}"

@@ -1,0 +1,259 @@
+"""What a comparison measured: each candidate against plain training, at equal updates and at equal compute; costs.
+
+What follows from it in one sentence is in `verdict`, the arithmetic in `pairing`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from steadytune.experiments.pairing import ALPHA, Paired, Summary, holm, paired, summary, with_worst
+from steadytune.experiments.records import BASELINE, Cell, RunRecord
+
+Finding = Literal["better", "worse", "not distinguishable"]
+LONGER_PLAIN = re.compile(rf"{BASELINE}@(\d+(?:\.\d+)?)x")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs as multiples of plain training's: medians of the ratios at equal seeds, ``None`` where not measured."""
+
+    seconds_per_update: float | None
+    seconds: float | None
+    peak_memory: float | None
+
+
+@dataclass(frozen=True)
+class EqualCompute:
+    """A method against plain training that was given as much compute.
+
+    Attributes:
+        candidate: e.g. ``"none@3.00x"``.
+        factor: how many times the updates of plain training it made.
+        paired: the gain of the method over it.
+        holm_p: its p-value, corrected over the methods that have this view.
+    """
+
+    candidate: str
+    factor: float
+    paired: Paired
+    holm_p: float
+
+
+@dataclass(frozen=True)
+class CandidateStatistics:
+    """One row of the table.
+
+    Attributes:
+        candidate: as in the records.
+        kind: plain training, plain training for longer (no method, so not among the tests), or a method.
+        learning_rate: chosen on validation data.
+        summary: of the scores.
+        failed: runs that failed.
+        diverged: runs that diverged.
+        errors: ``(seed, status, error)`` of these.
+        against_plain: gains over plain training, from the pairs in which both have a score; ``None`` for plain itself.
+        holm_p: p-value after Holm's correction over the methods; ``None`` for what is no method.
+        worst_case: the same, with each run that gave no score counted as the worst score seen, before or after
+            training; equal to `against_plain` if all gave one.
+        worst_case_holm_p: its p-value after Holm's correction.
+        costs: in multiples of plain training.
+        equal_compute: the second view; ``None`` where no such plain runs were made.
+    """
+
+    candidate: str
+    kind: Literal["plain", "longer plain", "method"]
+    learning_rate: float | None
+    summary: Summary
+    failed: int
+    diverged: int
+    errors: tuple[tuple[int, str, str], ...]
+    against_plain: Paired | None
+    holm_p: float | None
+    worst_case: Paired | None
+    worst_case_holm_p: float | None
+    costs: Costs
+    equal_compute: EqualCompute | None
+
+    @property
+    def finding(self) -> Finding | None:
+        """What holds after all corrections, with and without the failed runs; ``None`` for what is no method."""
+        if self.against_plain is None or self.worst_case is None or self.holm_p is None:
+            return None
+        if _holds(self.against_plain, self.holm_p, 1) and _holds(self.worst_case, self.worst_case_holm_p, 1):
+            return "better"
+        if _holds(self.against_plain, self.holm_p, -1) and _holds(self.worst_case, self.worst_case_holm_p, -1):
+            return "worse"
+        return "not distinguishable"
+
+
+@dataclass(frozen=True)
+class CellStatistics:
+    """One split of one task at one training size.
+
+    Attributes:
+        task: as in the cell, like the next three.
+        train_size: rows asked for.
+        metric: main metric.
+        greater_is_better: whether more of it is better.
+        split: where the scores were measured.
+        rows: one for each candidate, plain training first.
+        worst_score: what a run without a score counts as in the worst case; ``None`` if nothing was measured.
+        notes: what a reader must know before the figures.
+    """
+
+    task: str
+    train_size: str | None
+    metric: str
+    greater_is_better: bool
+    split: str
+    rows: tuple[CandidateStatistics, ...]
+    worst_score: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def methods(self) -> tuple[CandidateStatistics, ...]:
+        """The rows that are tested."""
+        return tuple(row for row in self.rows if row.kind == "method")
+
+    def row(self, candidate: str) -> CandidateStatistics:
+        """The row of a candidate; KeyError if there is none."""
+        return {row.candidate: row for row in self.rows}[candidate]
+
+
+def compare_cell(
+    cell: Cell, split: str | None = None, *, costs: Mapping[str, float] | None = None, seed: int = 0
+) -> CellStatistics:
+    """Compare all candidates of a cell with plain training.
+
+    Args:
+        cell: the runs.
+        split: where they were scored; the first test split by default, or validation if there is none.
+        costs: declared cost of each method in plain steps, to find the plain runs of equal compute; without it,
+            ``training["relative_cost"]`` of its runs, or else the measured time per update.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: two runs of the cell have one candidate and one seed.
+    """
+    split = split or (cell.test_splits[0] if cell.test_splits else "validation")
+    twice = [key for key, count in Counter((run.candidate, run.seed) for run in cell.runs).items() if count > 1]
+    if twice:
+        raise ValueError(f"two runs of {twice[0][0]!r} with seed {twice[0][1]}: which counts?")
+    view = _View(cell, split, seed, costs or {})
+    methods = [name for name in cell.candidates if _kind(name) == "method"]
+    plain = {name: view.against(BASELINE, name) for name in cell.candidates if name != BASELINE}
+    worst = {name: view.against(BASELINE, name, worst_case=True) for name in plain}
+    equal = {name: view.against(longer[0], name) for name in methods if (longer := view.longer_plain(name))}
+    holm_plain = holm({name: plain[name].p for name in methods})
+    holm_worst = holm({name: worst[name].p for name in methods})
+    holm_equal = holm({name: found.p for name, found in equal.items()})
+    rows = []
+    for name in cell.candidates:
+        runs = cell.of(name)
+        longer = view.longer_plain(name)
+        scores = cell.scores(name, split).values()
+        row = CandidateStatistics(
+            candidate=name,
+            kind=_kind(name),
+            learning_rate=cell.chosen_learning_rate.get(name),
+            summary=summary(scores, greater_is_better=cell.greater_is_better),
+            failed=sum(run.status == "failed" for run in runs),
+            diverged=sum(run.status == "diverged" for run in runs),
+            errors=tuple((run.seed, run.status, run.error or "") for run in runs if run.status != "finished"),
+            against_plain=plain.get(name),
+            holm_p=holm_plain.get(name),
+            worst_case=worst.get(name),
+            worst_case_holm_p=holm_worst.get(name),
+            costs=_costs(cell.of(BASELINE), runs),
+            equal_compute=EqualCompute(*longer, equal[name], holm_equal[name]) if longer and name in equal else None,
+        )
+        rows.append(row)
+    facts = (cell.task, cell.train_size, cell.metric, cell.greater_is_better, split)
+    return CellStatistics(*facts, tuple(rows), view.worst_score, _notes(cell, split, rows))
+
+
+class _View:
+    """The scores of one split, and what they are compared with."""
+
+    def __init__(self, cell: Cell, split: str, seed: int, declared: Mapping[str, float]) -> None:
+        self.cell, self.split, self.seed, self.declared = cell, split, seed, declared
+        self.worst_score = self._worst_score()
+
+    def _worst_score(self) -> float | None:
+        # Scores before training are those of a head that knows nothing: chance.
+        before = [run.metrics.get("before", {}).get(self.split, {}).get(self.cell.metric) for run in self.cell.runs]
+        seen = [run.score(self.split, self.cell.metric) for run in self.cell.runs] + before
+        return summary(seen, greater_is_better=self.cell.greater_is_better).worst
+
+    def against(self, baseline: str, name: str, *, worst_case: bool = False) -> Paired:
+        scores = [self.cell.scores(candidate, self.split) for candidate in (baseline, name)]
+        if worst_case and self.worst_score is not None:
+            scores = [with_worst(each, self.worst_score) for each in scores]
+        return paired(scores[0], scores[1], greater_is_better=self.cell.greater_is_better, seed=self.seed)
+
+    def longer_plain(self, name: str) -> tuple[str, float] | None:
+        """The plain runs whose compute is nearest to the method's, if they are nearer than plain training itself."""
+        cost = self._cost(name)
+        if _kind(name) != "method" or cost is None:
+            return None
+        factors = {BASELINE: 1.0}
+        for other in self.cell.candidates:
+            if (found := LONGER_PLAIN.fullmatch(other)) and float(found[1]) > 0:
+                factors[other] = float(found[1])
+        nearest = min(factors, key=lambda other: abs(math.log(factors[other] / cost)))
+        return (nearest, factors[nearest]) if nearest != BASELINE else None
+
+    def _cost(self, name: str) -> float | None:
+        runs = self.cell.of(name)
+        recorded = (run.training.get("relative_cost") for run in runs)
+        measured = _costs(self.cell.of(BASELINE), runs).seconds_per_update
+        known = (self.declared.get(name), *recorded, measured)
+        return next((float(cost) for cost in known if cost is not None and cost > 0), None)
+
+
+def _kind(name: str) -> Literal["plain", "longer plain", "method"]:
+    if name == BASELINE:
+        return "plain"
+    return "longer plain" if LONGER_PLAIN.fullmatch(name) else "method"
+
+
+def _costs(plain: Iterable[RunRecord], runs: Iterable[RunRecord]) -> Costs:
+    first = {run.seed: run.training for run in plain if run.status == "finished"}
+    pairs = [(first[run.seed], run.training) for run in runs if run.status == "finished" and run.seed in first]
+
+    def ratio(name: str) -> float | None:
+        both = [(before.get(name), after.get(name)) for before, after in pairs]
+        ratios = [after / before for before, after in both if before and after and before > 0 and after > 0]
+        return median(ratios) if ratios else None
+
+    return Costs(ratio("seconds_per_update"), ratio("seconds"), ratio("peak_memory_bytes"))
+
+
+def _notes(cell: Cell, split: str, rows: Iterable[CandidateStatistics]) -> tuple[str, ...]:
+    notes = []
+    if split not in cell.test_splits:
+        notes.append(f"The learning rates were chosen on {split} data, so these scores are too good.")
+    for row in rows:
+        pair = row.against_plain
+        lost = [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
+        if lost:
+            notes.append(f"{row.candidate}: {' and '.join(lost)} of {row.summary.n + row.summary.failed} runs.")
+        if pair is not None and pair.missing:
+            notes.append(f"{row.candidate}: {pair.missing} seeds were run for it or for plain training only.")
+        if pair is not None and pair.n and pair.ties == pair.n:
+            notes.append(f"{row.candidate}: the same score as plain training with every seed.")
+    return tuple(notes)
+
+
+def _holds(found: Paired, p: float | None, sign: int) -> bool:
+    """Whether a gain (``sign`` 1) or a loss (-1) is beyond chance by the corrected test and by the interval."""
+    if p is None or p >= ALPHA or found.interval is None:
+        return False
+    return min(sign * end for end in found.interval) > 0

@@ -1,0 +1,235 @@
+"""One sentence on a comparison: whether a method is worth its place, and why not if it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from steadytune.experiments.pairing import ALPHA, seeds_needed, smallest_p
+from steadytune.experiments.records import BASELINE
+from steadytune.experiments.statistics import CandidateStatistics, CellStatistics
+
+Kind = Literal["use", "promising", "keep plain", "too few seeds"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do.
+
+    Attributes:
+        kind: ``"use"`` a method whose gain is beyond chance; ``"promising"``: it leads, and its own test says so, but
+            not what it must withstand; ``"keep plain"``; ``"too few seeds"``: nothing could have been shown.
+        candidate: what to use, or what leads so far; ``"none"`` for plain training.
+        sentence: the same for people, with the figures. Plain text: escape it where names could be markup.
+    """
+
+    kind: Kind
+    candidate: str
+    sentence: str
+
+
+def verdict(statistics: CellStatistics) -> Verdict:
+    """Decide on one split of one cell.
+
+    A method is to be used if its mean gain over plain training is beyond chance by the exact permutation test after
+    Holm's correction over all methods, its bootstrap interval leaves out 0, both also hold with every failed run
+    counted as the worst score, and plain training with as much compute, where there is any, does not do as well. Of
+    several, the one with the largest mean gain. The best of n runs plays no part.
+    """
+    methods = statistics.methods
+    pairs = max((row.against_plain.n for row in methods if row.against_plain), default=0)
+    if pairs == 0:
+        return Verdict("too few seeds", BASELINE, _nothing(statistics))
+    leader = max(methods, key=_gain)
+    if pairs < seeds_needed():
+        ahead = leader.candidate if _gain(leader) > 0 else BASELINE
+        return Verdict("too few seeds", ahead, _too_few(statistics, leader, pairs))
+    better = [row for row in methods if row.finding == "better"]
+    lasting = [row for row in better if not _longer_does_as_well(row)]
+    if lasting:
+        best = max(lasting, key=_gain)
+        others = [row for row in lasting if row is not best]
+        return Verdict("use", best.candidate, _use(statistics, best, others))
+    if better:
+        return Verdict("keep plain", BASELINE, _longer(statistics, max(better, key=_gain)))
+    near = [row for row in methods if _leads(row)]
+    if near:
+        best = max(near, key=_gain)
+        return Verdict("promising", best.candidate, _promising(statistics, best, pairs))
+    return Verdict("keep plain", BASELINE, _keep(statistics, leader, pairs))
+
+
+def headline(found: Iterable[tuple[CellStatistics, Verdict]]) -> str:
+    """One sentence for several cells; the sentence itself for one.
+
+    What is counted is one verdict for each cell: the correction within a cell does not cover that there are several.
+    """
+    pairs = list(found)
+    if len(pairs) == 1:
+        return pairs[0][1].sentence
+    parts = []
+    for kind in ("use", "promising", "keep plain", "too few seeds"):
+        places = [_place(cell, verdict) for cell, verdict in pairs if verdict.kind == kind]
+        if places:
+            parts.append(f"{kind} in {len(places)} of {len(pairs)} ({', '.join(places)})")
+    text = "; ".join(parts) + "."
+    return text[0].upper() + text[1:] if parts else "Nothing was compared."  # names keep their capitals
+
+
+def _place(cell: CellStatistics, verdict: Verdict) -> str:
+    size = f" with {cell.train_size} rows" if cell.train_size else ""
+    name = f": {verdict.candidate}" if verdict.kind in ("use", "promising") else ""
+    return f"{cell.task}{size}{name}"
+
+
+def _gain(row: CandidateStatistics) -> float:
+    gain = row.against_plain.mean if row.against_plain else None
+    return -math.inf if gain is None else gain
+
+
+def _leads(row: CandidateStatistics) -> bool:
+    return _gain(row) > 0 and row.against_plain is not None and row.against_plain.p < ALPHA
+
+
+def _longer_does_as_well(row: CandidateStatistics) -> bool:
+    gain = row.equal_compute.paired.mean if row.equal_compute else None
+    return gain is not None and gain <= 0
+
+
+def _nothing(statistics: CellStatistics) -> str:
+    if not statistics.methods:
+        return "Nothing to compare: plain training is the only candidate."
+    return (
+        f"Nothing to compare on {statistics.split}: there is no seed with which both plain training and a method "
+        f"gave a score.{_lost(statistics.rows)}"
+    )
+
+
+def _too_few(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> str:
+    needed = seeds_needed(len(statistics.methods))
+    ahead = f"{leader.candidate} is ahead" if _gain(leader) > 0 else "no method is ahead of plain training"
+    figures = f" by {_amount(statistics, leader)}" if _gain(leader) > 0 else ""
+    return (
+        f"Too few seeds: with {pairs} paired seed{'s' * (pairs != 1)} no p < {ALPHA} is possible, whatever the scores "
+        f"(the smallest p is {_p(smallest_p(pairs))}); {_methods(statistics)} {_need(statistics)} at least {needed} "
+        "seeds. "
+        f"So far {ahead}{figures}.{_lost(statistics.rows)}"
+    )
+
+
+def _use(statistics: CellStatistics, best: CandidateStatistics, others: list[CandidateStatistics]) -> str:
+    also = ", ".join(f"{row.candidate} ({_amount(statistics, row)}{_cost(row)})" for row in others)
+    return (
+        f"Use {best.candidate}: {_amount(statistics, best)} over plain training on {statistics.split}{_cost(best)} "
+        f"({_evidence(statistics, best)}).{_equal_compute(best)}"
+        + (f" Also beyond chance: {also}." if also else "")
+        + _lost(statistics.rows)
+    )
+
+
+def _longer(statistics: CellStatistics, best: CandidateStatistics) -> str:
+    longer = best.equal_compute.candidate if best.equal_compute else ""
+    return (
+        f"Keep plain training, but for longer: {best.candidate} gains {_amount(statistics, best)} at equal updates "
+        f"({_evidence(statistics, best)}), and plain training with as much compute ({longer}) does as well."
+        f"{_lost(statistics.rows)}"
+    )
+
+
+def _promising(statistics: CellStatistics, best: CandidateStatistics, pairs: int) -> str:
+    found, worst = best.against_plain, best.worst_case
+    assert found is not None
+    own = f"{best.candidate} is ahead of plain training by {_amount(statistics, best)} on {statistics.split}"
+    if best.holm_p is not None and best.holm_p >= ALPHA:
+        but = f"but of {_methods(statistics)} the best is bound to look good (p = {_p(best.holm_p)} after Holm)"
+    elif found.interval is not None and found.interval[0] <= 0:
+        but = "but the bootstrap interval of the gain includes 0"
+    elif worst is not None and worst.mean is not None and worst.mean <= 0:
+        but = "but not if the runs that failed count as the worst score"
+    else:
+        but = "but it is not beyond chance if the runs that failed count as the worst score"
+    return (
+        f"Promising, not shown: {own} (p = {_p(found.p)}), {but}.{_reach(statistics, pairs)}{_lost(statistics.rows)}"
+    )
+
+
+def _keep(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> str:
+    if _gain(leader) > 0:
+        why = f"the best method, {leader.candidate}, gains {_amount(statistics, leader)}, which may be chance"
+        why += f" ({_evidence(statistics, leader)})"
+    elif all(row.against_plain and row.against_plain.ties == row.against_plain.n for row in statistics.methods):
+        why = "every method scores exactly the same with every seed"
+    else:
+        why = "no method has a higher mean" if statistics.greater_is_better else "no method has a lower mean"
+    worse = ", ".join(row.candidate for row in statistics.methods if row.finding == "worse")
+    clause = f" Worse beyond chance: {worse}." if worse else ""
+    return (
+        f"Keep plain training: on {statistics.split} {why}.{clause}{_reach(statistics, pairs)}{_lost(statistics.rows)}"
+    )
+
+
+def _evidence(statistics: CellStatistics, row: CandidateStatistics) -> str:
+    found = row.against_plain
+    assert found is not None
+    parts = [f"{found.n} paired seeds"]
+    if found.ties:
+        parts.append(f"{found.ties} of them equal")
+    if found.exact_interval is not None:
+        ends = found.exact_interval if statistics.greater_is_better else [-end for end in found.exact_interval[::-1]]
+        parts.append("95% interval {:+.2g} to {:+.2g}".format(*ends))
+    count = len(statistics.methods)
+    corrected = f" after Holm's correction over {count} methods" if count > 1 else ""
+    p = row.holm_p if row.holm_p is not None else found.p
+    parts.append(f"p = {_p(p)}{corrected}")
+    return ", ".join(parts)
+
+
+def _equal_compute(row: CandidateStatistics) -> str:
+    view = row.equal_compute
+    if view is None or view.paired.mean is None:
+        return ""
+    shown = "" if view.holm_p < ALPHA else ", which may be chance"
+    return (
+        f" Over plain training with as much compute ({view.candidate}) it gains {view.paired.mean:.2g}"
+        f" (p = {_p(view.holm_p)}){shown}."
+    )
+
+
+def _reach(statistics: CellStatistics, pairs: int) -> str:
+    """That the seeds were too few for so many methods, where that is so."""
+    count = len(statistics.methods)
+    needed = seeds_needed(count)
+    if pairs >= needed:
+        return ""
+    corrected = f"no p < {ALPHA} is possible after Holm's correction over {count} methods"
+    return f" With {pairs} paired seeds {corrected}: {needed} are needed."
+
+
+def _lost(rows: Iterable[CandidateStatistics]) -> str:
+    lost = [f"{row.candidate} {row.summary.failed}" for row in rows if row.summary.failed]
+    return f" Runs without a score: {', '.join(lost)}." if lost else ""
+
+
+def _amount(statistics: CellStatistics, row: CandidateStatistics) -> str:
+    sign = "+" if statistics.greater_is_better else "-"
+    return f"{sign}{_gain(row):.2g} {statistics.metric}"
+
+
+def _cost(row: CandidateStatistics) -> str:
+    ratio = row.costs.seconds_per_update
+    return f" at {ratio:.2g} x the time per update" if ratio is not None else ""
+
+
+def _methods(statistics: CellStatistics) -> str:
+    count = len(statistics.methods)
+    return f"{count} method{'s' * (count != 1)}"
+
+
+def _need(statistics: CellStatistics) -> str:
+    return "needs" if len(statistics.methods) == 1 else "need"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.0001 else "below 0.0001"

@@ -1,0 +1,71 @@
+"""Who is told how a comparison goes on."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from steadytune.experiments.grid import Plan
+from steadytune.experiments.records import RunRecord
+
+
+class CompareReporter(Protocol):
+    """Shows a comparison to a person."""
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        ...
+
+    def begin(self, runs: int, missing: int, seconds: float | None) -> None:
+        """So many runs, so many of them still to be made, in about so many seconds."""
+        ...
+
+    def run_started(self, plan: Plan) -> None:
+        """A run begins."""
+        ...
+
+    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """So many updates of a run are done."""
+        ...
+
+    def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
+        """A run ended; ``done`` of ``runs`` are, the others take about so many seconds."""
+        ...
+
+    def stop(self) -> None:
+        """All runs ended, or the user stopped them."""
+        ...
+
+
+class SilentComparison:
+    """A reporter that shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def begin(self, runs: int, missing: int, seconds: float | None) -> None:
+        """Show nothing."""
+
+    def run_started(self, plan: Plan) -> None:
+        """Show nothing."""
+
+    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """Show nothing."""
+
+    def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
+        """Show nothing."""
+
+    def stop(self) -> None:
+        """Show nothing."""
+
+
+class Unwatched:
+    """Watches runs of which nobody needs to hear."""
+
+    def started(self, plan: Plan) -> None:
+        """Show nothing."""
+
+    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+        """Show nothing."""
+
+    def note(self, plan: Plan, text: str) -> None:
+        """Show nothing."""

@@ -1,0 +1,117 @@
+"""A worker process: makes the runs that its parent sends it, one after the other, and tells how they go.
+
+Plans come as JSON lines on standard input, news go back as JSON lines on what was standard output. When the parent is
+gone the worker ends at once; the run continues from its last checkpoint another time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from steadytune.experiments.grid import Plan
+
+#: Seconds between two messages on the updates of a run.
+PACE = 0.1
+
+
+class _Teller:
+    """A reporter that sends what a run tells to the parent.
+
+    Written without a buffer: a signal may come while a message is sent, and what hears it sends one too.
+    """
+
+    def __init__(self, channel: int) -> None:
+        self._channel = channel
+        self._total = 0
+        self._last = 0.0
+        self._loss: float | None = None
+
+    def send(self, event: str, **content: Any) -> None:
+        """Send one message."""
+        rest = memoryview(json.dumps({"event": event, **content}).encode() + b"\n")
+        while rest:
+            rest = rest[os.write(self._channel, rest) :]
+
+    def note(self, text: str) -> None:
+        """Send a note."""
+        self.send("note", text=text)
+
+    def start(self, total: int, done: int) -> None:
+        """Send the number of updates."""
+        self._total, self._loss = total, None
+        self.send("step", done=done, total=total, loss=None)
+
+    def step(self, done: int, loss: float | None) -> None:
+        """Send where the run is, now and then."""
+        self._loss = loss if loss is not None else self._loss
+        now = time.monotonic()
+        if now - self._last >= PACE or done == self._total:
+            self._last = now
+            self.send("step", done=done, total=self._total, loss=self._loss)
+
+    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
+        """Send nothing: the record has it."""
+
+    def stop(self) -> None:
+        """Send nothing."""
+
+
+def _listen(plans: queue.Queue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "interrupt" in message:
+            os.kill(os.getpid(), signal.SIGINT)  # heard by the run, which saves a checkpoint
+        else:
+            plans.put(message)
+    os._exit(1)  # the parent is gone, or has no more use for this process
+
+
+def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
+    from steadytune.experiments.engine import BusyError, execute
+    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.experiments.run import Interrupted
+
+    quiet_libraries()
+    gc.collect()
+    gc.freeze()  # the imported libraries need not be looked through in every collection, of which a run has several
+    teller.send("ready")
+    while True:
+        plan = Plan.from_json(plans.get()["run"])
+        try:
+            record = execute(plan, teller, wait=False)
+        except BusyError:
+            teller.send("busy")
+        except Interrupted:
+            teller.send("interrupted")
+        else:
+            teller.send("done", record=asdict(record))
+
+
+def main() -> None:
+    """Serve until the parent ends."""
+    channel = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not get among the messages
+    teller = _Teller(channel)
+    plans: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(plans,), daemon=True).start()
+    try:
+        _serve(teller, plans)
+    except KeyboardInterrupt:
+        teller.send("interrupted")
+        os._exit(130)
+    except BrokenPipeError:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test contract lint format docs clean
+.PHONY: run test test-cluster contract lint format docs clean
 
 run: $(STAMP)
 	$(BIN)/steadytune train --model minilm --task movie-reviews --train-size 500 \
@@ -16,6 +16,9 @@ run: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules src/steadytune tests
+
+test-cluster: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/test_ray.py
 
 # The contract on methods of your own: make contract METHODS=own_method
 contract: $(STAMP)

@@ -57,3 +57,12 @@ class Cost:
 PLAIN_STEP = Cost(forwards=1, backwards=1)
 #: A further clean pass with its backward, whose activations follow those of another pass.
 CLEAN_PASS = Cost(forwards=1, backwards=1)
+
+
+def searched_term(steps: int) -> Cost:
+    """Cost of a term at a perturbation that is searched for: the steps of the search, and one pass that trains.
+
+    >>> searched_term(1).units
+    5
+    """
+    return Cost(forwards=steps + 1, backwards=1, backwards_to_embeddings=steps, activation_sets=1)

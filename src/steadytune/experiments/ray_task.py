@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from steadytune.experiments.grid import Plan
+from steadytune.experiments.telling import Teller
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.5
@@ -41,42 +41,21 @@ class Board:
         return news
 
 
-class _Teller:
+class _Teller(Teller):
     """A reporter that sends what a run tells to the board, and never waits for it."""
 
     def __init__(self, board: Any, key: str) -> None:
+        super().__init__(PACE)
         self._board, self._key = board, key
-        self._total = 0
-        self._last = 0.0
-        self._loss: float | None = None
 
     def send(self, event: str, **content: Any) -> None:
         """Send one message."""
         self._board.tell.remote(self._key, event, content)
 
-    def note(self, text: str) -> None:
-        """Send a note."""
-        self.send("note", text=text)
-
     def start(self, total: int, done: int) -> None:
         """Send that training begins here, and the number of updates."""
-        self._total = total
         self.send("began", node=socket.gethostname())
-        self.send("step", done=done, total=total, loss=None)
-
-    def step(self, done: int, loss: float | None) -> None:
-        """Send where the run is, now and then."""
-        self._loss = loss if loss is not None else self._loss
-        now = time.monotonic()
-        if now - self._last >= PACE or done == self._total:
-            self._last = now
-            self.send("step", done=done, total=self._total, loss=self._loss)
-
-    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
-        """Send nothing: the record has it."""
-
-    def stop(self) -> None:
-        """Send nothing."""
+        super().start(total, done)
 
 
 def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) -> dict[str, Any]:

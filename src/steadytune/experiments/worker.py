@@ -13,57 +13,31 @@ import queue
 import signal
 import sys
 import threading
-import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from steadytune.experiments.grid import Plan
+from steadytune.experiments.telling import Teller
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.1
 
 
-class _Teller:
+class _Teller(Teller):
     """A reporter that sends what a run tells to the parent.
 
     Written without a buffer: a signal may come while a message is sent, and what hears it sends one too.
     """
 
     def __init__(self, channel: int) -> None:
+        super().__init__(PACE)
         self._channel = channel
-        self._total = 0
-        self._last = 0.0
-        self._loss: float | None = None
 
     def send(self, event: str, **content: Any) -> None:
         """Send one message."""
         rest = memoryview(json.dumps({"event": event, **content}).encode() + b"\n")
         while rest:
             rest = rest[os.write(self._channel, rest) :]
-
-    def note(self, text: str) -> None:
-        """Send a note."""
-        self.send("note", text=text)
-
-    def start(self, total: int, done: int) -> None:
-        """Send the number of updates."""
-        self._total, self._loss = total, None
-        self.send("step", done=done, total=total, loss=None)
-
-    def step(self, done: int, loss: float | None) -> None:
-        """Send where the run is, now and then."""
-        self._loss = loss if loss is not None else self._loss
-        now = time.monotonic()
-        if now - self._last >= PACE or done == self._total:
-            self._last = now
-            self.send("step", done=done, total=self._total, loss=self._loss)
-
-    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
-        """Send nothing: the record has it."""
-
-    def stop(self) -> None:
-        """Send nothing."""
 
 
 def _listen(plans: queue.Queue[dict[str, Any]]) -> None:

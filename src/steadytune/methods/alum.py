@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from steadytune.core.cost import Cost, searched_term
 from steadytune.core.errors import MethodError
-from steadytune.core.method import Cost, LossMethod, hyperparameter
+from steadytune.core.method import LossMethod, hyperparameter
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
@@ -77,12 +78,7 @@ class Alum(LossMethod):
 
     def cost(self) -> Cost:
         """K passes up, each back to the perturbed layer alone, and one more pass with its backward."""
-        return Cost(
-            forwards=self.ascent_steps + 1,
-            backwards=1,
-            backwards_to_embeddings=self.ascent_steps,
-            activation_sets=1,
-        )
+        return searched_term(self.ascent_steps)
 
     def effect(self) -> str:
         """One line: what the method touches."""

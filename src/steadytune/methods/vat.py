@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from steadytune.core.ascent import ascend_in_l2, gradient_to, sentence_norm
+from steadytune.core.cost import Cost, searched_term
 from steadytune.core.divergence import one_way_divergence
-from steadytune.core.method import ADVERSARY, Cost, LossMethod, hyperparameter
+from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
 
@@ -72,12 +73,7 @@ class VirtualAdversarialTraining(LossMethod):
 
     def cost(self) -> Cost:
         """K passes back to the embeddings alone, and one more pass with its backward."""
-        return Cost(
-            forwards=self.power_iterations + 1,
-            backwards=1,
-            backwards_to_embeddings=self.power_iterations,
-            activation_sets=1,
-        )
+        return searched_term(self.power_iterations)
 
     def effect(self) -> str:
         """One line: what the method touches."""

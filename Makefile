@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-cluster contract lint format docs clean
+.PHONY: run test test-cluster contract lint format docs families clean
 
 run: $(STAMP)
 	$(BIN)/steadytune train --model minilm --task movie-reviews --train-size 500 \
@@ -36,6 +36,10 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict
+
+# Tries every method on every head of every model family, and writes docs/families.md (two minutes).
+families: $(STAMP)
+	$(BIN)/python docs/generate.py --families
 
 clean:
 	rm -rf $(VENV) build dist site

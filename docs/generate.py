@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 
 from steadytune.contract import PROPERTIES
+from steadytune.contract.matrix import Refusals, everything, table
 from steadytune.core.composition import conflict, total_cost
 from steadytune.core.cost import PLAIN_STEP
 from steadytune.methods.registry import REGISTRY, method_classes
 
 PAGE = Path(__file__).parent / "compatibility.md"
+FAMILIES_PAGE = Path(__file__).parent / "families.md"
 
 
 def methods_table() -> list[str]:
@@ -84,5 +87,31 @@ def page() -> str:
     )
 
 
+def families_page(found: Refusals) -> str:
+    """Which method trains which head of which family; trying them all takes a minute or two."""
+    count = sum(method.name in REGISTRY for method in method_classes())
+    return "\n".join(
+        [
+            "# Model families and heads",
+            "",
+            f"Each of the {count} methods trains two updates of a tiny random model of each family with each head that",
+            "Transformers has for it; the same test writes this page (`make families`). *all*: every method trains.",
+            "*not ...*: these refuse when the model is prepared, with a reason. *–*: there is no such model.",
+            "",
+            "Perturbations always enter at the word embeddings (an image's patch embeddings) through a hook, never through",
+            "`inputs_embeds`. Terms compare what the head predicts: one distribution per example, label, choice, token, or",
+            "start and end of an answer. Padding and labels of -100 enter no divergence, nor do the borders between packed",
+            "texts, whose labels are -100. Of a language model each supervised token counts as one item, and the vocabulary",
+            "is compared a few tokens at a time: beside the outputs of the passes and their gradients a term takes less than",
+            "200 MiB.",
+            "",
+            *table(found),
+            "",
+        ]
+    )
+
+
 if __name__ == "__main__":
+    if "--families" in sys.argv:
+        FAMILIES_PAGE.write_text(families_page(everything()), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")

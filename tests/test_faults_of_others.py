@@ -6,6 +6,7 @@ the Trainer's scale under accumulation (test_trainer.py), and dropout that hides
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -786,11 +787,16 @@ def test_the_ascent_leaves_the_gradients_of_the_weights_alone() -> None:
 # --- R3F --------------------------------------------------------------------------------------------------
 
 
+def at_all_positions(step: Step) -> Step:
+    """The same step without knowing which positions have a label."""
+    return dataclasses.replace(step, supervised=None)
+
+
 class SumsAllPositions(R3F):
     """The divergence at every position of the padded batch, summed, as fairseq's rxf has it."""
 
     def term(self, step: Step) -> PerItem:
-        values = super().term(step).values
+        values = super().term(at_all_positions(step)).values
         return PerItem(values.sum().expand_as(values), torch.ones_like(values))
 
 
@@ -798,8 +804,7 @@ class MeansAllPositions(R3F):
     """The mean over every position of the padded batch."""
 
     def term(self, step: Step) -> PerItem:
-        values = super().term(step).values
-        return PerItem(values, torch.ones_like(values))
+        return super().term(at_all_positions(step))
 
 
 def tagger() -> nn.Module:
@@ -846,7 +851,7 @@ class SkipsRegression(R3F):
 
     def term(self, step: Step) -> PerItem:
         found = super().term(step)
-        return PerItem(0 * found.values, found.weights) if step.prediction() == "regression" else found
+        return PerItem(0 * found.values, found.weights) if step.prediction == "regression" else found
 
 
 def the_term_is_there_in_regression(form: R3F) -> None:
@@ -939,7 +944,7 @@ class SumsOverTheBatch(RDrop):
     """Adds the divergences up, beside a task loss that is a mean."""
 
     def term(self, step: Step) -> PerItem:
-        found = super().term(step)
+        found = super().term(at_all_positions(step))
         return PerItem(found.values.sum().expand_as(found.values), torch.ones_like(found.values))
 
 
@@ -947,8 +952,7 @@ class CountsPadding(RDrop):
     """The mean over all positions, whether they have a label or not."""
 
     def term(self, step: Step) -> PerItem:
-        found = super().term(step)
-        return PerItem(found.values, torch.ones_like(found.values))
+        return super().term(at_all_positions(step))
 
 
 class ComparesNeighbours(RDrop):

@@ -5,16 +5,12 @@ All of them are computed in at least float32 and return one value per item, with
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from steadytune.core.errors import HostError
-from steadytune.core.tap import has_output_embeddings
-
-Prediction = Literal["classification", "regression", "multi_label"]
+from steadytune.core.chunked_divergence import by_position
+from steadytune.core.heads import Prediction
 
 
 def symmetric_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -82,33 +78,19 @@ def one_way_divergence(prediction: Prediction, p: Tensor, q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def prediction_of(model: nn.Module, logits: Tensor, labels: Tensor | None) -> Prediction:
-    """Tell what a head predicts, by the rules of Transformers (``config.problem_type``, else labels and width).
+def of_items(prediction: Prediction, p: Tensor, q: Tensor, counted: Tensor | None, *, one_way: bool = False) -> Tensor:
+    """`divergence` or `one_way_divergence`, zero where nothing is supervised; one prediction per position in chunks.
 
-    Raises:
-        HostError: the model is of a kind whose logits have no divergence here yet.
+    Args:
+        prediction: how the outputs are compared.
+        p: ``(batch, ..., outputs)``.
+        q: as ``p``.
+        counted: ``(batch, ...)``, true where a prediction is supervised; ``None`` for everywhere.
+        one_way: KL(P||Q) alone.
     """
-    if logits.dim() > 2 and has_output_embeddings(model):
-        raise HostError(
-            f"{type(model).__name__} is a language model, whose labels are shifted against its logits: terms that "
-            "compare logits do not support such heads yet."
-        )
-    config = getattr(model, "config", None)
-    problem = getattr(config, "problem_type", None)
-    if problem == "regression":
-        return "regression"
-    if problem == "multi_label_classification":
-        return "multi_label"
-    if problem is None and logits.dim() == 2 and logits.shape[-1] == 1:
-        return "regression"
-    if problem is None and labels is not None and labels.is_floating_point():
-        return "multi_label"
-    if logits.dim() > 2 and (labels is None or labels.shape != logits.shape[:-1]):
-        raise HostError(
-            f"{type(model).__name__} gives logits of shape {tuple(logits.shape)}, one prediction per position, "
-            "without one label per position: such heads are not supported yet."
-        )
-    return "classification"
+    if prediction != "classification" or p.dim() < 3 or counted is None:
+        return (one_way_divergence if one_way else divergence)(prediction, p, q)
+    return by_position(p, q, counted, one_way=one_way)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

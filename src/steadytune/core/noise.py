@@ -43,6 +43,8 @@ def token_mask(inputs: Mapping[str, Any], seen: Seen) -> Tensor:
     attention = inputs.get("attention_mask")
     if attention is None:
         return torch.ones(shape, dtype=torch.bool, device=seen.device)
+    if attention.dim() == 3 and attention.shape[:2].numel() == shape[0]:
+        attention = attention.flatten(0, 1)  # multiple choice: each choice is a sentence of its own
     if attention.shape != shape:
         raise HostError(
             f"attention_mask has shape {tuple(attention.shape)} and the embeddings {tuple(shape)}: "

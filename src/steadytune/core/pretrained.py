@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from steadytune.core.tap import has_output_embeddings
+from steadytune.core.heads import has_output_embeddings
 
 #: Architectures of Transformers that exist only as multilingual checkpoints.
 MULTILINGUAL_TYPES = frozenset(
@@ -21,6 +21,8 @@ MULTILINGUAL_TYPES = frozenset(
         "xglm",
     }
 )
+#: What models of Transformers call a new head.
+NEW_HEADS = frozenset({"qa_outputs", "classifier", "classification_head", "score"})
 #: Parts of checkpoint names that say the same of architectures that exist in both forms.
 MULTILINGUAL_NAMES = ("multilingual", "xlm", "mdeberta", "mmbert", "mbert", "labse", "nllb")
 
@@ -39,6 +41,8 @@ def pretrained_parameters(model: nn.Module) -> frozenset[str]:
     body = getattr(model, "base_model", None)
     if hasattr(model, "peft_config"):
         return frozenset(name for name, p in names.items() if not p.requires_grad)
+    if body is model and "For" in type(model).__name__:  # T5's question answerer has no body beside its head
+        return frozenset(name for name in names if name.split(".")[0] not in NEW_HEADS)
     if not isinstance(body, nn.Module) or body is model:
         return frozenset(names)
     inside = {id(p) for p in body.parameters()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from steadytune.core import divergence as divergences
 from steadytune.core import noise, randomness
 from steadytune.core.errors import HostError
+from steadytune.core.heads import Prediction, logits_of
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Shadow, Teacher
 from steadytune.core.tap import Tap
@@ -41,9 +42,11 @@ class Step:
     Attributes:
         model: the model as the host runs it.
         plain_model: the same without the host's wrapper.
-        inputs: the batch without labels.
+        inputs: the batch without labels, and for a decoder what it reads in their place.
         labels: the labels, if any.
-        clean_logits: output of the clean pass, with its graph; the task loss shares it.
+        clean_logits: output of the clean pass, ``(batch, ..., outputs)``, with its graph; the task loss shares it.
+        prediction: how two outputs are compared: as classes, yes/no labels or numbers.
+        supervised: ``(batch, ...)``, true where a prediction has a label; ``None`` for everywhere.
         task_loss: of the clean pass, as the host computed and scaled it.
         clean: random state at the start of the clean pass.
         taps: the word embeddings as 0, and the outputs of those layers ``k`` that a method perturbs.
@@ -59,6 +62,8 @@ class Step:
     inputs: Mapping[str, Any]
     labels: Tensor | None
     clean_logits: Tensor
+    prediction: Prediction
+    supervised: Tensor | None
     task_loss: Tensor
     clean: CleanPass
     taps: Mapping[int, Tap]
@@ -92,9 +97,9 @@ class Step:
             )
         self.counts.perturbed += 1
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
-        delta = torch.where(self.token_mask().unsqueeze(-1), delta, delta.new_zeros(()))
+        delta = torch.where(self.token_mask(site).unsqueeze(-1), delta, delta.new_zeros(()))
         with self._masks(masks), self.taps[site].perturbing(delta):
-            return logits_of(self.model(**self.inputs))
+            return logits_of(self.model(**self.inputs), self.inputs)
 
     def task(self, *, masks: Masks = "fresh") -> tuple[Tensor, Tensor]:
         """Task loss, scaled as the host scales it, and logits of a second pass; equal questions are answered once."""
@@ -102,7 +107,7 @@ class Step:
             self.counts.perturbed += 1
             with self._masks(masks, owner="task"):
                 loss, outputs = self.run_task()
-            self._second_task[masks] = (loss, logits_of(outputs))
+            self._second_task[masks] = (loss, logits_of(outputs, self.inputs))
         return self._second_task[masks]
 
     def teacher_logits(self, teacher: Teacher, *, masks: Masks = "same") -> Tensor:
@@ -110,10 +115,9 @@ class Step:
         key = (teacher, masks)
         if key not in self._teacher_logits:
             self.counts.teacher += 1
-            weights = self.shadows[teacher].weights_like(self.plain_model)
-            with torch.no_grad(), self._masks(masks, owner="teacher"):
-                outputs = torch.func.functional_call(self.plain_model, weights, (), dict(self.inputs))
-            self._teacher_logits[key] = logits_of(outputs).detach()
+            with self._masks(masks, owner="teacher"):
+                outputs = self.shadows[teacher].outputs(self.plain_model, self.inputs)
+            self._teacher_logits[key] = logits_of(outputs, self.inputs).detach()
         return self._teacher_logits[key]
 
     def normal_noise(self, standard_deviation: float, *, site: int = 0) -> Tensor:
@@ -124,32 +128,34 @@ class Step:
         """Uniform noise in ``(-half_width, half_width)``, otherwise as `normal_noise`."""
         return noise.uniform_noise(self._site(site), half_width)
 
-    def token_mask(self) -> Tensor:
+    def token_mask(self, site: int = 0) -> Tensor:
         """``(batch, length)``, true at the tokens that the model attends to."""
-        return noise.token_mask(self.inputs, self.taps[0].seen)
+        return noise.token_mask(self.inputs, self.taps[site].seen)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The model's parameters by name, without the host's wrapper."""
         return dict(self.plain_model.named_parameters())
 
     def divergence(self, p: Tensor, q: Tensor) -> Tensor:
-        """The paper's l_s for what this head predicts: symmetric KL or squared difference, one value per item."""
-        return divergences.divergence(self.prediction(), p, q)
+        """The paper's l_s for what this head predicts: symmetric KL or squared difference, one value per item.
 
-    def prediction(self) -> divergences.Prediction:
-        """What this head predicts: classes, yes/no labels or numbers."""
-        return divergences.prediction_of(self.plain_model, self.clean_logits, self.labels)
+        Of one prediction per position those without a label get the value 0.
+        """
+        return divergences.of_items(self.prediction, p, q, self.supervised)
+
+    def one_way_divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """KL(P||Q) alone, otherwise as `divergence`."""
+        return divergences.of_items(self.prediction, p, q, self.supervised, one_way=True)
 
     def per_item(self, values: Tensor) -> PerItem:
         """Attach to unreduced values the weights of the supervised items (0 where the label is -100)."""
-        labels = self.labels
-        if labels is not None and not labels.is_floating_point() and labels.shape == values.shape:
-            return PerItem(values, (labels != -100).to(values.dtype))
+        if self.supervised is not None and self.supervised.shape == values.shape:
+            return PerItem(values, self.supervised.to(values.dtype))
         return PerItem(values, torch.ones_like(values))
 
     def per_update(self, value: Tensor) -> PerItem:
         """Spread one value, such as a penalty on the weights, over the items: it counts once per update."""
-        classes = self.prediction() == "classification"
+        classes = self.prediction == "classification"
         like = self.clean_logits.select(-1, 0) if classes else self.clean_logits
         return self.per_item(value.to(like.device).expand(like.shape))
 
@@ -159,7 +165,7 @@ class Step:
 
     def _site(self, site: int) -> noise.Site:
         return noise.Site(
-            self.taps[site].seen, self.token_mask(), self.streams.noise(self.owner, self.taps[site].seen.device)
+            self.taps[site].seen, self.token_mask(site), self.streams.noise(self.owner, self.taps[site].seen.device)
         )
 
     def _masks(self, masks: Masks, *, owner: str | None = None) -> Any:
@@ -172,18 +178,3 @@ class Step:
 def _is_checkpointing(model: nn.Module) -> bool:
     """Whether layers run again in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
-
-
-def logits_of(outputs: Any) -> Tensor:
-    """Take the logits out of a model's output.
-
-    Raises:
-        HostError: there are none.
-    """
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise HostError(
-            f"The model returned {type(outputs).__name__} without a tensor named 'logits': "
-            "terms of the loss work on logits, so they cannot be used with this head yet."
-        )
-    return logits

@@ -19,34 +19,33 @@ from steadytune.core.precision import precision_now
 
 
 def word_embedding(model: nn.Module) -> nn.Module:
-    """Return the module that embeds the input words; for encoder-decoders, the encoder's.
+    """Return the module that embeds the input words; where there is an encoder, the encoder's.
 
     Raises:
         HostError: the model has no ``get_input_embeddings``.
     """
-    source = model
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
-        source = model.get_encoder()  # pyright: ignore[reportCallIssue]
-    try:
-        found = source.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-    except (AttributeError, NotImplementedError):
-        found = None
-    if not isinstance(found, nn.Module):
-        raise HostError(
-            f"{type(model).__name__} does not say which module embeds its words: "
-            "it needs a get_input_embeddings() that returns it."
-        )
-    return found
+    get_encoder: Any = getattr(model, "get_encoder", None)
+    # T5's models hold a second, tied module that never runs, also where only their encoder is left.
+    for source in (get_encoder() if callable(get_encoder) else None, model):
+        try:
+            found = source.get_input_embeddings()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        except (AttributeError, NotImplementedError):
+            continue
+        if isinstance(found, nn.Module):
+            return found
+    raise HostError(
+        f"{type(model).__name__} does not say which module embeds its words: "
+        "it needs a get_input_embeddings() that returns it."
+    )
 
 
-def has_output_embeddings(model: nn.Module) -> bool:
-    """Whether the model ends in a language-model head, which is pretrained and predicts shifted labels.
+def is_length_first(model: nn.Module) -> bool:
+    """Whether the layers pass on ``(length, batch, width)``, as XLNet's do.
 
-    >>> has_output_embeddings(nn.Linear(1, 1))
+    >>> is_length_first(nn.Linear(1, 1))
     False
     """
-    get_output = getattr(model, "get_output_embeddings", None)
-    return callable(get_output) and isinstance(get_output(), nn.Module)
+    return getattr(getattr(model, "config", None), "model_type", None) == "xlnet"
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,10 @@ class _SeenEnough(Exception):  # noqa: N818 - no error: it ends a pass whose beg
 class Tap:
     """Watches and perturbs the output of one module: a tensor, or a tuple that begins with one.
 
+    Args:
+        embedding: the module.
+        length_first: its output is ``(length, batch, width)``; seen and perturbed as ``(batch, length, width)``.
+
     Example:
         >>> embedding = nn.Embedding(5, 2)
         >>> tap = Tap(embedding)
@@ -77,8 +80,9 @@ class Tap:
         True
     """
 
-    def __init__(self, embedding: nn.Module) -> None:
+    def __init__(self, embedding: nn.Module, *, length_first: bool = False) -> None:
         self.embedding = embedding
+        self.length_first = length_first
         self._seen: Seen | None = None
 
     @contextmanager
@@ -116,10 +120,12 @@ class Tap:
     def _hook(self, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         def forward_hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
             first = output[0] if isinstance(output, tuple) else output
+            first = first.transpose(0, 1) if self.length_first else first
             self._seen = Seen(first.shape, first.dtype, first.device, precision_now(first))
             changed = change(first)
             if changed is None:
                 return None
+            changed = changed.transpose(0, 1) if self.length_first else changed
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         self._seen = None

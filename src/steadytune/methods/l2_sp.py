@@ -9,12 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import Cost, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Step
-from steadytune.core.tap import has_output_embeddings
-from steadytune.core.training import Training
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,13 @@ class L2SP(LossMethod):
         "lora": "no pretrained weight trains under LoRA, so the distance to the pretrained weights is refused there"
     }
 
+    not_sharded: ClassVar[str] = (
+        "its gradient would go past FSDP2, which sums up gradients by itself; recadam and wise_ft keep near the "
+        "pretrained weights there"
+    )
+
     weight: float = hyperparameter(0.1, "alpha, pull to the pretrained weights; 0: both off", low=0, high=1000)
     head_weight: float = hyperparameter(0.01, "beta, pull of the new head to zero", low=0, high=1000)
-
-    def check_model(self, training: Training) -> None:
-        """Refuse a language model, whose supervised tokens are not counted here yet."""
-        if has_output_embeddings(training.model):
-            raise HostError(
-                f"l2_sp does not support language-model heads yet ({type(training.model).__name__}): wise_ft and "
-                "recadam keep such a model near its pretrained weights."
-            )
 
     def term(self, step: Step) -> PerItem:
         """The penalty divided by ``weight``, so that the loss gets it as it stands in the paper."""

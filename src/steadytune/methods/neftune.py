@@ -13,7 +13,7 @@ from steadytune.core import noise
 from steadytune.core.errors import HostError
 from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
 from steadytune.core.precision import precision_now
-from steadytune.core.tap import Seen, word_embedding
+from steadytune.core.tap import Seen, is_length_first, word_embedding
 from steadytune.core.training import Attachment, Training
 
 
@@ -67,6 +67,7 @@ class _Noise(Attachment):
         self._alpha = alpha
         self._names = tuple(inspect.signature(model.forward).parameters)
         self._inputs: Mapping[str, Any] | None = None
+        self._length_first = is_length_first(model)
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             word_embedding(model).register_forward_hook(self._add),
@@ -86,11 +87,12 @@ class _Noise(Attachment):
     def _add(self, module: nn.Module, _args: object, output: Tensor) -> Tensor | None:
         if self._inputs is None or not module.training:
             return None
-        seen = Seen(output.shape, output.dtype, output.device, precision_now(output))
+        words = output.transpose(0, 1) if self._length_first else output
+        seen = Seen(words.shape, words.dtype, words.device, precision_now(words))
         site = noise.Site(seen, noise.token_mask(self._inputs, seen))
         self._inputs = None
-        half_width = self._alpha / (site.lengths() * output.shape[-1]).sqrt()
-        return output + noise.uniform_noise(site, half_width).to(output.dtype)
+        added = noise.uniform_noise(site, self._alpha / (site.lengths() * words.shape[-1]).sqrt()).to(output.dtype)
+        return output + (added.transpose(0, 1) if self._length_first else added)
 
     def _end(self, _module: nn.Module, _args: object, output: Any) -> None:
         missed, self._inputs = self._inputs is not None, None

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from steadytune.core.ascent import ascend_in_l2, gradient_to, sentence_norm
 from steadytune.core.cost import Cost, searched_term
-from steadytune.core.divergence import one_way_divergence
 from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
@@ -59,7 +58,7 @@ class VirtualAdversarialTraining(LossMethod):
 
         def distance(delta: Tensor) -> PerItem:
             moved = step.logits(delta, masks=self.masks)
-            return step.per_item(one_way_divergence(step.prediction(), clean, moved))
+            return step.per_item(step.one_way_divergence(clean, moved))
 
         start = step.normal_noise(1.0)
         direction = start / sentence_norm(start)

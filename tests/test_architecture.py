@@ -1,4 +1,4 @@
-"""Arrows point one way: cli -> experiments -> hosts, tasks -> methods -> core."""
+"""Arrows point one way: cli -> experiments -> hosts, models, tasks, evaluation -> methods -> core."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ ALLOWED = {
     "methods": {"methods", "core"},
     "tasks": {"tasks", "core"},
     "hosts": {"hosts", "methods", "core"},
+    "models": {"models", "core"},
+    "evaluation": {"evaluation", "tasks", "methods", "core"},
     "contract": {"contract", "hosts", "methods", "core"},
-    "experiments": {"experiments", "hosts", "tasks", "methods", "core", "__version__"},
-    "cli": {"cli", "experiments", "hosts", "tasks", "methods", "core", "__version__"},
+    "experiments": {"experiments", "evaluation", "models", "hosts", "tasks", "methods", "core", "__version__"},
+    "cli": {"cli", "experiments", "evaluation", "models", "hosts", "tasks", "methods", "core", "__version__"},
 }
 FILES = [path for layer in ALLOWED for path in sorted((SOURCE / layer).glob("*.py"))]
 

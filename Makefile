@@ -9,10 +9,12 @@ WORKERS ?= 2
 
 .PHONY: run test test-cluster contract lint format docs families clean
 
+# A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
-	$(BIN)/steadytune train --model minilm --task movie-reviews --train-size 500 \
-		--methods noisytune,smart --learning-rate 1e-4 --num-train-epochs 3 --max-eval-samples 1000 \
-		--output-dir runs/first
+	$(BIN)/steadytune compare --model minilm --task movie-reviews --train-size 64 \
+		--methods none,noisytune,smart --seeds 6 --output-dir runs/first \
+		--learning-rates 2e-4,5e-4 --per-device-train-batch-size 8 --max-length 64 --max-eval-samples 100 \
+		--workers 2
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules src/steadytune tests

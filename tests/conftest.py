@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import gc
 import logging
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,6 +21,9 @@ from steadytune.core.step import Step
 from steadytune.methods import smoothness as smoothness_file
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell script ignores Ctrl-C in what it starts with `&`, and so would every process that a test stops by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

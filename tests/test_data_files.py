@@ -315,7 +315,8 @@ def test_missing_folder_and_unknown_extension(tmp_path):
     message = train_error(write(tmp_path / "t.cvs", GOOD), "'.cvs'", "Did you mean '.csv'?")
     for known in (".csv", ".tsv", ".jsonl", ".parquet"):
         assert known in message
-    train_error(write(tmp_path / "t.txt", GOOD), "unknown extension")
+    train_error(write(tmp_path / "t.text", GOOD), "unknown extension")
+    train_error(write(tmp_path / "t.txt", GOOD), "line 1", "is not a word", "Rename")
     train_error(write(tmp_path / "noextension", GOOD), "unknown extension")
     error_of(lambda: load_files("x" * 5000 + ".csv"), "cannot be read")
     error_of(lambda: load_files("a\0b.csv"), "cannot be read")

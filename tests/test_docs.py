@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import comparisons
+import heads
 import pytest
 
 from steadytune.cli import main
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "src" / "steadytune" / "methods").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: A file that is shown: its name, and then its content.
+SHOWN_FILE = re.compile(r"^`([\w.-]+)`\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Shown, not run: pictures of a sequence of calls.
 NOT_CODE = {"text", "toml"}
 
@@ -59,6 +62,11 @@ def test_commands_work(line, tmp_path, monkeypatch, capsys):
     rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
     for name in ("train.csv", "test.csv"):
         (tmp_path / name).write_text("text,label\n" + rows)
+    for page in PAGES:
+        for name, content in SHOWN_FILE.findall(page.read_text(encoding="utf-8")):
+            (tmp_path / name).write_text(content)
+    if "--model decoder" in line:  # one of the reader's own
+        heads.language_model_folder(tmp_path / "decoder", "llama")
     arguments = shlex.split(line)[1:]
     if arguments[0] in ("train", "compare"):  # the command itself, on fewer rows
         arguments += ["--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]

@@ -19,14 +19,17 @@ from typing import Any
 import comparisons
 import pytest
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from steadytune.cli import main
 from steadytune.core.errors import SettingsError
-from steadytune.experiments.records import Comparison, comparison_from_json
+from steadytune.experiments.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.experiments.report import Report, report
 from steadytune.experiments.report_curves import size_curves, sweep_curves, training_curves
+from steadytune.experiments.report_evaluation import calibration_curves, calibration_rows, robustness_curves
 from steadytune.experiments.report_plots import spread
 from steadytune.experiments.report_text import plain_text, shortened, signed, table_cell
+from steadytune.tasks.registry import task_record
 
 HOSTILE = (
     "<script>window.stolen=1</script><img src=x onerror='window.stolen=1'>\"'`|$x_1$ {{7*7}} --> ]]> </title></style>"
@@ -156,11 +159,62 @@ def test_every_plot_is_there_where_there_is_data_for_it(page):
         assert titles.count(title) == 3
     for title in ("Training loss", "Validation score"):
         assert titles.count(title) == 3
-    assert {"movie-reviews: score", "Calibration on test", "Perturbed test"} <= set(titles)
+    measured = (
+        "Calibration on test",
+        "Typing errors on test",
+        "Dropped words on test",
+        "Attack on the embeddings on test",
+    )
+    assert {"movie-reviews: score", *measured} <= set(titles)
+    assert "Calibration in figures" in page
     assert [line.label for line in sweep_curves(made)[0].lines] == ["smart", "plain"]
     plain = Report(comparisons.comparison()).data
     assert (size_curves(plain), sweep_curves(plain)) == ([], [])
     assert [view.title for view in training_curves(plain.cells[0])] == ["Training loss", "Validation score"]
+
+
+def test_calibration_joins_the_seeds_and_weighs_their_rows():
+    cell = comparisons.cell({"none": (0.0, 0.0)}, seeds=2)
+    bins = ([[0.62, 0.5, 30], [0.95, 0.9, 10]], [[0.66, 1.0, 10], [0.95, 0.7, 10], [0.75, 0.0, 9]])
+    runs = [
+        replace(run, metrics={**run.metrics, "calibration": {"test": {"ece": 0.1 + i / 10, "bins": bins[i]}}})
+        for i, run in enumerate(cell.runs)
+    ]
+    view = Report(comparisons.comparison(replace(cell, runs=tuple(runs)))).data.cells[0]
+    [curve] = calibration_curves(view)
+    [line, even] = curve.lines
+    assert line.points == (pytest.approx((0.63, 0.625)), pytest.approx((0.95, 0.8))), "nine rows are too few"
+    assert even.points == ((0.625, 0.625), (1.0, 1.0))
+    [(split, name, _, means)] = calibration_rows(view)
+    assert (split, name, means) == ("test", "plain", [pytest.approx(0.15), None, None, None])
+
+
+def test_what_evaluate_measured_in_the_folders_of_runs_is_in_the_report(tmp_path):
+    made = comparisons.comparison(comparisons.cell(seeds=2))
+    (tmp_path / FILE_NAME).write_text(json.dumps(made.as_json()))
+    smart = next(run for run in made.cells[0].runs if run.candidate == "smart")
+    other = next(run for run in made.cells[0].runs if run.candidate == "noisytune")
+    whole_bin = {"lower": 0.6, "upper": 0.667, "count": 12, "confidence": 0.65, "accuracy": 0.5}
+    empty_bin = {"lower": 0.0, "upper": 0.067, "count": 0, "confidence": None, "accuracy": None}
+    measured = {"rows": 24, "ece": 0.2, "brier": 0.4, "nll": 0.6, "bins": [empty_bin, whole_bin, whole_bin]}
+    content = {
+        "format": 1,
+        "calibration": {"test": {**measured, "temperature": 1.5, "scaled": {"ece": 0.1}}},
+        "perturbations": {"typos": {"0.1": {"mean": 0.7}, "0.0": {"mean": 0.8}, "0.05": {"mean": None}}},
+        "embedding_attack": {"0.0": {"accuracy": 0.8, "robust_accuracy": 0.8}, "0.01": {"robust_accuracy": 0.6}},
+        "settings": {"perturbations": {"split": "test"}, "embedding_attack": {"split": "test"}},
+    }
+    for run, written in ((smart, content), (other, {**content, "format": 99})):
+        (tmp_path / "runs" / run.key).mkdir(parents=True)
+        (tmp_path / "runs" / run.key / "evaluation.json").write_text(json.dumps(written))
+    view = report(tmp_path).data.cells[0]
+    curves = {curve.title: curve for curve in robustness_curves(view)}
+    typos, attack = curves["Typing errors on test"].lines, curves["Attack on the embeddings on test"].lines
+    assert [(line.label, line.points) for line in typos] == [("smart", ((0.0, 0.8), (0.1, 0.7)))]
+    assert [(line.label, line.points) for line in attack] == [("smart", ((0.0, 0.8), (0.01, 0.6)))]
+    assert calibration_rows(view) == [("test", "smart", view.slots["smart"], [0.2, 0.1, 0.4, 0.6])]
+    assert "Typing errors on test" in report(tmp_path).html()
+    assert robustness_curves(Report(made).data.cells[0]) == []
 
 
 def test_sizes_are_in_order_and_the_default_takes_its_place_in_the_sweep():
@@ -298,24 +352,49 @@ def test_json_can_be_read_again():
 
 
 def test_model_card_is_of_the_best_model_on_validation_data():
-    cell = comparisons.cell(seeds=8)
-    best = max(cell.of("smart"), key=lambda run: run.metrics["after"]["validation"]["accuracy"])
-    card = Report(comparisons.comparison(cell)).model_card()
-    _, header, text = card.split("---\n", 2)
-    (index,) = yaml.safe_load(header)["model-index"]
-    values = {r["dataset"]["split"]: r["metrics"][0]["value"] for r in index["results"]}
-    assert values == {s: best.score(s, "accuracy") for s in ("test", "imdb")}
-    assert f"seed {best.seed}" in text
-    assert "base_model" not in yaml.safe_load(header)  # minilm is no name on the Hub
+    # The larger cell comes second, and its best run is not of the method that the verdict is for.
+    small, large = comparisons.cell(seeds=8, base=0.6, train_size="100"), comparisons.cell(seeds=8, base=0.8)
+    best = max((*small.runs, *large.runs), key=lambda run: run.metrics["after"]["validation"]["accuracy"])
+    assert best in large.runs
+    made = Report(comparisons.comparison(small, large))
+    card = ModelCard(made.model_card())
+    results = {result.dataset_split: result for result in card.data.eval_results or ()}
+    assert {split: r.metric_value for split, r in results.items()} == {
+        s: best.score(s, "accuracy") for s in ("test", "imdb")
+    }
+    test = results["test"]
+    assert (test.task_type, test.metric_type, test.dataset_name) == (
+        "text-classification",
+        "accuracy",
+        "movie-reviews",
+    )
+    assert f"seed {best.seed}" in card.text
+    assert f"runs/{best.key}/model" in card.text
+    assert card.data.base_model is None, "minilm is no name on the Hub"
+    # What the Hub reads is what it writes again.
+    assert ModelCardData(**card.data.to_dict(), ignore_metadata_errors=False).to_yaml() == card.data.to_yaml()
 
 
-def test_model_card_of_a_plain_verdict_is_of_plain_training():
-    cell = comparisons.cell({"none": (0, 0), "smart": (-0.01, 0.002)}, seeds=8)
+def test_model_card_names_model_data_and_kind_of_task_as_the_hub_does():
+    cell = comparisons.cell({"none": (0, 0), "smart": (-0.2, 0.002)}, seeds=8, task="rte", test_splits=())
     settings = {"model": "google-bert/bert-base-uncased"}
-    header = Report(comparisons.comparison(cell, settings=settings)).model_card().split("---\n")[1]
-    assert yaml.safe_load(header)["model-index"][0]["name"] == "bert-base-uncased with plain on movie-reviews"
-    assert yaml.safe_load(header)["base_model"] == "google-bert/bert-base-uncased"
+    card = ModelCard(Report(comparisons.comparison(cell, settings=settings)).model_card())
+    assert card.data.model_name == "bert-base-uncased with plain on rte"
+    assert card.data.base_model == "google-bert/bert-base-uncased"
+    tagged = comparisons.cell(seeds=8, task="wnut17", test_splits=("test",))
+    data = ModelCard(Report(comparisons.comparison(tagged)).model_card()).data
+    assert data.pipeline_tag == "token-classification"
+    record = task_record("wnut17")
+    [result] = data.eval_results or ()
+    assert (result.dataset_type, result.dataset_config) == (record.hub_id, record.hub_config)
     assert Report(comparisons.comparison(comparisons.cell(runs=()))).model_card() == ""
+
+
+def test_each_task_has_a_model_card(tmp_path):
+    cells = (comparisons.cell(), comparisons.cell(task="rte"), comparisons.cell(task="my/own rows"))
+    files = [path.name for path in Report(comparisons.comparison(*cells)).write(tmp_path)]
+    assert files[4:] == ["model-card.md", "model-card-rte.md", "model-card-my_own_rows.md"]
+    assert "on rte" in (tmp_path / "model-card-rte.md").read_text()
 
 
 def test_the_verb_writes_every_form_and_says_where(folder, capsys):

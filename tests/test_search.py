@@ -22,6 +22,7 @@ from steadytune.experiments.grid import CompareSettings, Plan
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.search import Outcome, Proposal, Search, parse_search, run_search
 from steadytune.experiments.search_space import REACH, Dimension, Space, parse_ranges, search_space
+from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods, build_methods
 
 tiny_folder = tiny_model.tiny_folder
@@ -376,16 +377,43 @@ class TestInComparison:
         assert len(models) <= 2, "of what was tried only the best is kept"
 
     def test_the_same_command_again_makes_nothing_and_says_the_same(self, settings) -> None:
-        (first,) = compare(settings(), engine=Here()).cells
+        begun, once = Begun(), Here()
+        (first,) = compare(settings(), begun, engine=once).cells
         again = Here()
-        (same,) = compare(settings(), engine=again).cells
-        assert again.made == 0
+        (same,) = compare(settings(), begun, engine=again).cells
+        assert (once.probes, again.probes, again.made) == (1, 0, 0)
+        assert [(runs, missing) for runs, missing, _ in begun.told] == [(12, 12), (12, 0)], "8 trials and 4 runs"
+        assert begun.told[0][2] > begun.told[1][2] == 0
         assert (same.runs, same.chosen_learning_rate) == (first.runs, first.chosen_learning_rate)
         assert [record.key for record in same.tuning] == [record.key for record in first.tuning]
 
     def test_a_range_for_a_method_that_is_not_compared_is_refused(self, settings) -> None:
         with pytest.raises(SettingsError, match=r"--search smart\.weight: no candidate has it"):
             compare(settings(search=["trials=2", "smart.weight=1:2"]), engine=Here())
+
+    def test_trials_that_ended_before_are_not_estimated_again(self, settings) -> None:
+        begun = Begun()
+        compare(settings(seeds=1), engine=Here())
+        compare(settings(seeds=1, search=["trials=6"]), begun, engine=Here())
+        [(runs, missing, seconds)] = begun.told
+        assert runs == 2 * 6 + 2
+        assert 2 * 2 <= missing <= 2 * 2 + 2, "two more trials of each, and the runs of those that may win"
+        assert seconds > 0
+
+    def test_what_has_nothing_to_search_counts_no_trials(self, settings) -> None:
+        begun = Begun()
+        compare(settings(learning_rates=[1e-3], seeds=1), begun, engine=Here())
+        assert begun.told[0][:2] == (4 + 2, 4 + 2), "plain training with one learning rate has nothing to try"
+
+
+class Begun(SilentComparison):
+    """Remembers what is told at the beginning."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int, float]] = []
+
+    def begin(self, runs: int, missing: int, seconds: float | None) -> None:
+        self.told.append((runs, missing, -1 if seconds is None else seconds))
 
 
 class Here:
@@ -394,12 +422,13 @@ class Here:
     def __init__(self) -> None:
         self.plans: list[Plan] = []
         self.searched: list[RunRecord] = []
-        self.made = 0
+        self.made = self.probes = 0
 
     def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
         for plan in plans:
             new = kept_record(plan) is None
             record = execute(plan)
+            self.probes += plan.key == "probe"
             if plan.key != "probe":
                 self.made += new
                 self.plans.append(plan)

@@ -55,10 +55,28 @@ def _program(
 )
 @options.with_train_options
 def train(values: options.TrainOptions) -> None:
-    """Fine-tune a classifier or regressor on a named task or on your own rows."""
+    """Fine-tune a model of any head (classes, numbers, tags, answers, text) on a named task or on your own rows."""
     from steadytune.cli.train import run_training
 
     run_training(values)
+
+
+@app.command(epilog="Example: steadytune multitask --tasks rte,mrpc,sst2 --methods smart --fine-tune")
+@options.with_multi_task_options
+def multitask(values: options.TrainOptions) -> None:
+    """Train one encoder on several tasks, a head for each (MT-DNN), then, if asked for, fine-tune for each task."""
+    from steadytune.cli.multitask import run_multi_task
+
+    run_multi_task(values)
+
+
+@app.command(epilog="Example: steadytune hybrid --model bert-base-uncased --methods smart")
+@options.with_hybrid_options
+def hybrid(values: options.TrainOptions) -> None:
+    """Train the hybrid network on WNLI: which noun does the pronoun stand for? (masked language models only)."""
+    from steadytune.cli.hybrid import run_hybrid
+
+    run_hybrid(values)
 
 
 @app.command(epilog="Example: steadytune report runs/first")
@@ -82,6 +100,47 @@ def compare(values: options.TrainOptions) -> None:
     from steadytune.cli.compare import run_comparison
 
     run_comparison(values)
+
+
+@app.command(epilog="Example: steadytune evaluate runs/first --only perturbations,calibration")
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    *,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARTS",
+            help="Of sets, annotators, calibration, movement, perturbations, embedding_attack, smoothness.",
+        ),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the data sets of named tasks.")] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds of the noise on texts. Default 3.")] = None,
+    rates: Annotated[
+        str | None, typer.Option(metavar="X,X", help="Rates of the noise on texts. Default 0.05,0.1,0.2.")
+    ] = None,
+    radii: Annotated[
+        str | None,
+        typer.Option(metavar="X,X", help="Radii of the attack on embeddings. Default 0.001,0.003,0.01,0.03."),
+    ] = None,
+    max_eval_samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows of each set (else as in the run).")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File of the results (else RUN/evaluation.json).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the file instead of tables.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Measure a trained model: robustness, calibration, smoothness, agreement with people, distance moved."""
+    from steadytune.cli.evaluate import run_evaluation
+
+    given = {
+        "only": only,
+        "data_dir": data_dir,
+        "seeds": seeds,
+        "rates": rates,
+        "radii": radii,
+        "max_eval_samples": max_eval_samples,
+    }
+    run_evaluation(run, given, output, as_json=as_json, quiet=quiet)
 
 
 @app.command(epilog="Example: steadytune methods freelb")
@@ -108,12 +167,15 @@ def explain(
     show_explanation(names, model, set_ or [], seed, tensors=tensors)
 
 
-@app.command(epilog="Example: steadytune tasks")
-def tasks() -> None:
-    """List the named tasks."""
+@app.command(epilog="Example: steadytune tasks xnli --data-dir data")
+def tasks(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these records whole.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the data sets of named tasks.")] = None,
+) -> None:
+    """List the named tasks, or show some."""
     from steadytune.cli.describe import show_tasks
 
-    show_tasks()
+    show_tasks(names or [], data_dir)
 
 
 @app.command(epilog="Example: steadytune doctor")

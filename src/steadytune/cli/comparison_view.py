@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from steadytune.cli.console import printable
 from steadytune.experiments.report_text import chance, duration, interval, label, number, rate, ratio, signed, size
@@ -18,6 +18,10 @@ from steadytune.experiments.verdict import verdict
 if TYPE_CHECKING:
     from steadytune.experiments.grid import Plan
     from steadytune.experiments.records import Comparison, RunRecord
+
+
+#: Columns of a bar; all else has room beside it on a terminal of 80.
+BAR = 16
 
 
 class ComparisonReporter:
@@ -48,12 +52,14 @@ class ComparisonReporter:
         if self.quiet or not self.console.is_terminal or not missing:
             return
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=44)),
+            BarColumn(bar_width=BAR, table_column=Column(min_width=BAR)),
+            MofNCompleteColumn(table_column=Column(min_width=7, no_wrap=True)),
+            # What does not fit is cut here, and takes no room from the bars.
+            TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=self.console,
             transient=True,
+            expand=True,
         )
         self._whole = self._progress.add_task("runs", total=runs, completed=runs - missing, news="")
         self._progress.start()

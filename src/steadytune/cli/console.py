@@ -10,7 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-SHOWN = ("accuracy", "f1", "matthews", "pearson", "spearman", "mse")
+SHOWN = (
+    *("accuracy", "exact_match", "f1", "f1_micro", "matthews", "pearson", "spearman", "mse"),
+    *("token_accuracy", "perplexity"),
+)
 
 
 class ConsoleReporter:
@@ -78,7 +81,8 @@ def before_and_after(metrics: Mapping[str, Any]) -> Table:
     """A table of the scores before and after training, one row per split."""
     table = Table(title=None, header_style="bold")
     splits = metrics["after"]
-    names = [n for n in SHOWN if n in next(iter(splits.values()))][:2]
+    main = [metrics["metric"]] if "metric" in metrics else []
+    names = [n for n in dict.fromkeys([*main, *SHOWN]) if n in next(iter(splits.values()))][:2]
     table.add_column("split")
     table.add_column("rows", justify="right")
     for name in ("loss", *names):
@@ -87,6 +91,19 @@ def before_and_after(metrics: Mapping[str, Any]) -> Table:
         before = metrics["before"].get(split, {})
         cells = [_change(before.get(name), after.get(name)) for name in ("loss", *names)]
         table.add_row(escape(printable(split)), f"{after['rows']:,}", *cells)
+    return table
+
+
+def transfer_table(found: Mapping[str, Mapping[str, Any]], metric: str) -> Table:
+    """A table of cross-lingual transfer, one row per language: the score, and what is lost against English."""
+    table = Table(title=None, header_style="bold")
+    for name in ("language", "split"):
+        table.add_column(name)
+    for name in (metric, "gap to en"):
+        table.add_column(name, justify="right")
+    for language, entry in found.items():
+        gap = "" if language == "en" else f"{entry['gap']:+.4f}"
+        table.add_row(language, str(entry["split"]), f"{entry['score']:.4f}", gap)
     return table
 
 

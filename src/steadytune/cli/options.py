@@ -13,6 +13,8 @@ import typer
 
 from steadytune.core.errors import did_you_mean
 from steadytune.experiments.grid import CompareSettings
+from steadytune.experiments.hybrid_settings import HybridSettings
+from steadytune.experiments.multi_task_settings import MultiTaskSettings
 from steadytune.experiments.settings import TrainSettings
 
 RUN_PANEL = "Run"
@@ -43,12 +45,23 @@ def with_compare_options(verb: Verb) -> Callable[..., None]:
     return _with_options(verb, CompareSettings)
 
 
+def with_multi_task_options(verb: Verb) -> Callable[..., None]:
+    """Give a verb one option per setting of multi-task training, plus ``--config`` and ``--quiet``."""
+    return _with_options(verb, MultiTaskSettings)
+
+
+def with_hybrid_options(verb: Verb) -> Callable[..., None]:
+    """Give a verb one option per setting of the hybrid network, plus ``--config`` and ``--quiet``."""
+    return _with_options(verb, HybridSettings)
+
+
 def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config, quiet = given.pop("config"), given.pop("quiet")
         verb(TrainOptions(given, config, quiet))
 
-    parameters = [_parameter(name, kind) for name in kind.model_fields]
+    left_out = getattr(kind, "left_out", ())
+    parameters = [_parameter(name, kind) for name in kind.model_fields if name not in left_out]
     parameters += [
         inspect.Parameter(
             "config",

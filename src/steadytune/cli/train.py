@@ -27,8 +27,9 @@ def run_training(given: TrainOptions) -> None:
 
     build_methods(settings.methods, settings.method_settings())
     quiet_libraries()
-    from steadytune.cli.console import ConsoleReporter, before_and_after
+    from steadytune.cli.console import ConsoleReporter, before_and_after, transfer_table
     from steadytune.experiments.run import Interrupted, train
+    from steadytune.experiments.transfer import mean_gap
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)
@@ -43,6 +44,10 @@ def run_training(given: TrainOptions) -> None:
     if result.was_finished:
         reporter.note("This run was finished before; these are its results.")
     console.print(before_and_after(result.metrics))
+    if "transfer" in result.metrics:
+        found = result.metrics["transfer"]
+        console.print(transfer_table(found, result.metrics["metric"]))
+        reporter.note(f"Mean gap to English over {len(found) - ('en' in found)} languages: {mean_gap(found):.4f}")
     training = result.metrics["training"]
     reporter.note(
         f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from steadytune.core import randomness
 from steadytune.core.errors import HostError
+from steadytune.core.sharding import is_sharded_model, mean_of_processes
 from steadytune.core.training import Training
 
 
@@ -28,9 +29,14 @@ def fisher_information(training: Training, names: Sequence[str], owner: str) -> 
         By name, of the parameter's shape, at least float32; the same on every process.
 
     Raises:
-        HostError: there is no batch, or a batch without a loss.
+        HostError: there is no batch, a batch without a loss, or a model that is sharded already.
     """
     parameters = training.parameters()
+    if is_sharded_model(training.model):
+        raise HostError(
+            f"{owner} looks at the gradients of each process before training, and FSDP2 keeps a part of each: let the "
+            "Trainer or Accelerate wrap the model after the optimizer is made."
+        )
     device = next(iter(parameters.values())).device
     sums = {name: torch.zeros_like(parameters[name], dtype=_wide(parameters[name])) for name in names}
     count = 0
@@ -99,10 +105,4 @@ def _loss(model: nn.Module, batch: Mapping[str, Any], device: torch.device, owne
 
 
 def _mean_of_all_processes(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    for tensor in sums.values():
-        tensor.div_(count)
-        if distributed:
-            torch.distributed.all_reduce(tensor)
-            tensor.div_(torch.distributed.get_world_size())
-    return sums
+    return {name: mean_of_processes(tensor.div_(count)) for name, tensor in sums.items()}

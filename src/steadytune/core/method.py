@@ -56,6 +56,7 @@ class Method(ABC):
         felt: settings strong enough for a tiny random model to feel, for the contract.
         variants: further settings, over the felt ones, that the contract is checked with.
         not_applicable: properties of the contract that the method cannot have, each with its reason.
+        not_sharded: why the method cannot work on weights that FSDP2 has cut, with a way out; empty where it can.
 
     Raises:
         MethodError: a hyper-parameter is outside its allowed range.
@@ -70,6 +71,7 @@ class Method(ABC):
     felt: ClassVar[Mapping[str, Any]] = {}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ()
     not_applicable: ClassVar[Mapping[str, str]] = {}
+    not_sharded: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for f in fields(self):

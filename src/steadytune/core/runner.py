@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from steadytune.core import randomness
 from steadytune.core.errors import HostError
+from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
 from steadytune.core.method import LossMethod, Method, StepMethod
 from steadytune.core.passes import Part, Passes
 from steadytune.core.precision import precision_now
 from steadytune.core.scaling import PerItem
 from steadytune.core.session import Session
-from steadytune.core.step import CleanPass, PassCounts, Step, logits_of
+from steadytune.core.sharding import process_rank
+from steadytune.core.step import CleanPass, PassCounts, Step
+from steadytune.core.wrappers import refuse_engines
 
 
 class StepRunner(ABC):
@@ -93,7 +96,8 @@ class StepRunner(ABC):
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
 
-        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever.
+        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
+        language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
 
         Args:
             model: the model, wrapped or not.
@@ -114,9 +118,12 @@ class StepRunner(ABC):
             outputs = model(**batch)
             return outputs["loss"], outputs
 
+        if self.methods and not self._host_is_checked:
+            refuse_engines(model)
         with self.clean_pass() as clean:
             loss, outputs = task()
-        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task)
+        items = batch.get("num_items_in_batch")
+        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
 
     def run_step(
         self,
@@ -292,12 +299,15 @@ class StepRunner(ABC):
         def refuse() -> tuple[Tensor, Any]:
             raise HostError("This training loop gives no second task loss: pass run_task to stack.add_terms().")
 
+        labels, logits = inputs.get("labels"), logits_of(outputs, inputs)
         return Step(
             model=model,
             plain_model=session.model,
-            inputs={k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")},
-            labels=inputs.get("labels"),
-            clean_logits=logits_of(outputs),
+            inputs=question(session.model, inputs),
+            labels=labels,
+            clean_logits=logits,
+            prediction=prediction_of(session.model, outputs, logits, labels),
+            supervised=supervised_items(session.model, logits, inputs),
             task_loss=task_loss,
             clean=clean,
             taps=session.taps,
@@ -308,9 +318,8 @@ class StepRunner(ABC):
         )
 
     def _derive_seed(self, *parts: int | str) -> int:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank = torch.distributed.get_rank() if distributed else 0
-        return randomness.derive_seed(self.seed, self.updates, rank, *parts)
+        # The process is a part of it: its examples are others, so their noise should be.
+        return randomness.derive_seed(self.seed, self.updates, process_rank(), *parts)
 
     def _record(self, name: str, value: Tensor) -> None:
         if name not in self._sums:

@@ -12,16 +12,19 @@ from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.method import LossMethod, Method, ModelMethod, StepMethod, WeightMethod
 from steadytune.core.pretrained import pretrained_parameters
 from steadytune.core.shadow import Shadow, Teacher, copied, trainable
+from steadytune.core.sharding import agree_on_weights, is_sharded, is_sharded_model, laid_like, reshard
 from steadytune.core.state import StackState
-from steadytune.core.tap import Tap, word_embedding
+from steadytune.core.tap import Tap, is_length_first, word_embedding
 from steadytune.core.training import Attachment, Batches, Training
+from steadytune.core.wrappers import refusal_when_sharded, refuse_engines
 
 
 class Session:
     """One model in training.
 
     The order is fixed: the pretrained weights are copied, then changed by the weight methods, then the model methods
-    attach, then the teachers copy what the training starts from. A resumed session copies and changes nothing.
+    attach, then the teachers copy what the training starts from. A resumed session copies and changes nothing. All
+    copies are cut as the weights are when the first update finds them sharded.
 
     Args:
         methods: the methods of the stack.
@@ -50,7 +53,12 @@ class Session:
     ) -> None:
         self.methods, self.model, self.seed = tuple(methods), model, seed
         self.reports: dict[str, Any] = {}
+        if self.methods:
+            refuse_engines(model)
+            agree_on_weights(model)
+            reshard(model)
         self._home = next((p.device for p in model.parameters()), None)
+        self._is_laid_out = False
         self.taps = self._taps()
         self.trainable = frozenset(trainable(model))
         weight_methods = [m for m in methods if isinstance(m, WeightMethod)]
@@ -62,6 +70,7 @@ class Session:
         self._batches, self._resumed = batches, saved is not None
         for method in methods:
             method.check_model(self.training(method))
+        self._refuse_sharded(perturb and saved is None)
         if perturb and saved is None:
             # What is drawn anew comes before the noise on what stays.
             for method in sorted(weight_methods, key=lambda m: not m.renewed(model)):
@@ -79,6 +88,19 @@ class Session:
         except BaseException:
             self.detach()
             raise
+
+    def _refuse_sharded(self, perturbs: bool) -> None:
+        """Say which method cannot work with sharded weights, before and after the host has wrapped the model."""
+        if not is_sharded_model(self.model):
+            return
+        for method in self.methods:
+            if isinstance(method, WeightMethod) and perturbs:
+                raise HostError(
+                    f"{method.name} changes whole tensors, and FSDP2 has left a part on each process: call "
+                    "stack.prepare(model) before fully_shard(model)."
+                )
+            if method.not_sharded:
+                raise refusal_when_sharded(method)
 
     def training(self, method: Method) -> Training:
         """One method's view."""
@@ -99,14 +121,15 @@ class Session:
 
         if not any(isinstance(m, LossMethod | StepMethod) for m in self.methods):
             return {}
-        taps = {0: Tap(word_embedding(self.model))}
+        length_first = is_length_first(self.model)
+        taps = {0: Tap(word_embedding(self.model), length_first=length_first)}
         for method in self.methods:
             site = method.site() if isinstance(method, LossMethod) else 0
             if site > 0:
                 layers = transformer_layers(self.model)
                 if site > len(layers):
                     raise HostError(f"{method.name} perturbs layer {site}, but the model has {len(layers)} layers.")
-                taps[site] = Tap(layers[site - 1])
+                taps[site] = Tap(layers[site - 1], length_first=length_first)
         return taps
 
     def _anchored(self, known: Mapping[str, Tensor] | None, saved: StackState | None) -> dict[str, Tensor]:
@@ -159,14 +182,14 @@ class Session:
         """
         self._load_teachers(saved)
         self.anchor |= self._anchored(saved.anchor, saved)
-        self._resumed = True
+        self._resumed, self._is_laid_out = True, False
         for name, own in self.tensors.items():
             loaded = self._on_device(saved.tensors.get(name, {}))
             for key in own.keys() - loaded.keys():
                 del own[key]
             for key, tensor in loaded.items():
                 if key in own and own[key].shape == tensor.shape:
-                    own[key].copy_(tensor)
+                    own[key].copy_(laid_like(tensor, own[key]))
                 else:
                     own[key] = tensor
 
@@ -182,17 +205,34 @@ class Session:
         Raises:
             HostError: the model has been moved to another device since it was prepared.
         """
-        home = next(self.model.parameters()).device
-        if home != self._home:
-            raise HostError(
-                f"The model was prepared on {self._home} and is now on {home}: move it first, then call "
-                "stack.prepare(model)."
-            )
+        self._follow_layout()
         for attachment in self.attachments.values():
             attachment.before_update(update, total_updates)
 
+    def _follow_layout(self) -> None:
+        """Lay every copy as its weight lies now: FSDP2 has cut the weights, and moved them to a device."""
+        reshard(self.model)
+        some = next(self.model.parameters())
+        if some.device != self._home and not is_sharded(some):
+            raise HostError(
+                f"The model was prepared on {self._home} and is now on {some.device}: move it first, then call "
+                "stack.prepare(model)."
+            )
+        if self._is_laid_out or not self.methods:
+            return
+        refuse_engines(self.model)
+        self._refuse_sharded(perturbs=False)
+        self._home, self._is_laid_out = some.device, True
+        if not is_sharded_model(self.model):
+            return
+        parameters = dict(self.model.named_parameters())
+        for copies in (self.anchor, *self.tensors.values(), *(shadow.tensors for shadow in self.shadows.values())):
+            for name in copies.keys() & parameters.keys():
+                copies[name] = laid_like(copies[name], parameters[name])
+
     def after_update(self, update: int, total_updates: int | None) -> None:
         """Move the teachers and whatever follows the weights; ``update`` counts this one."""
+        reshard(self.model)
         for teacher, shadow in self.shadows.items():
             if teacher.is_due(update):
                 shadow.step(self.model, teacher.decay_after(update, total_updates))
@@ -201,6 +241,7 @@ class Session:
 
     def finish(self) -> None:
         """Put the final weights into the model."""
+        reshard(self.model)
         for attachment in self.attachments.values():
             attachment.finish()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from steadytune.core.sharding import exchanged, is_sharded_model, laid_like, own_part
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,23 @@ class Shadow:
     def step(self, model: nn.Module, decay: float) -> None:
         """Move toward the model's weights: ``shadow = decay * shadow + (1 - decay) * weights``, in one fused pass."""
         weights = dict(model.named_parameters())  # by name: what trains may change during the training
-        shadows = [self.tensors[name] for name in self.tensors]
-        targets = [weights[name].detach().to(s.dtype) for name, s in self.tensors.items()]
+        shadows = [own_part(tensor) for tensor in self.tensors.values()]
+        targets = [own_part(weights[name].detach()).to(s.dtype) for name, s in zip(self.tensors, shadows, strict=True)]
         if decay == 0:
             torch._foreach_copy_(shadows, targets)  # pyright: ignore[reportPrivateImportUsage]
         else:
             torch._foreach_lerp_(shadows, targets, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+        """What the model returns with the copy in place of its own weights, without gradient.
+
+        Under FSDP2 the parts are exchanged, because its passes gather from those whatever the module holds.
+        """
+        if is_sharded_model(model):
+            with exchanged(model, self.tensors):
+                return model(**inputs)
+        return torch.func.functional_call(model, self.weights_like(model), (), dict(inputs))
 
     def weights_like(self, model: nn.Module) -> dict[str, Tensor]:
         """The copy in the types of the model, as ``torch.func.functional_call`` takes it."""
@@ -92,7 +106,7 @@ class Shadow:
         for name, own in self.tensors.items():
             if tensors[name].shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
-            own.copy_(tensors[name])
+            own.copy_(laid_like(tensors[name], own))
 
 
 def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

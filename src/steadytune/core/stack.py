@@ -19,8 +19,11 @@ from steadytune.core.randomness import Streams
 from steadytune.core.runner import StepRunner
 from steadytune.core.session import Session
 from steadytune.core.shadow import Teacher
+from steadytune.core.sharding import is_sharded_model, process_rank
 from steadytune.core.state import StackState, read_state, write_state
+from steadytune.core.state_mapping import as_mapping, from_mapping
 from steadytune.core.training import Batches
+from steadytune.core.wrappers import unwrapped
 
 
 class Stack(StepRunner):
@@ -71,19 +74,20 @@ class Stack(StepRunner):
         *,
         total_updates: int | None = None,
         perturb: bool = True,
-        resume_from: str | Path | None = None,
+        resume_from: str | Path | Mapping[str, Any] | None = None,
         batches: Batches | Callable[[], Batches] | None = None,
     ) -> None:
         """Change the initial weights, attach to the model and copy the teachers, once, before training.
 
         Args:
-            model: the model to train, not yet wrapped for distribution or compilation.
+            model: the model to train, best not yet wrapped: DDP and ``torch.compile`` are looked through, and FSDP2
+                must come after methods that change the initial weights. Every process must call it.
             optimizer: the optimizer whose steps count as updates; without one, the first optimizer that steps a
                 parameter of this model is taken. With a method that changes the optimizer, call `optimizer` instead.
             total_updates: optimizer updates of the whole training; schedules need it.
             perturb: false leaves the initial weights alone, for a model that has been perturbed already.
-            resume_from: a checkpoint folder written by `save`; the weights must already be loaded from it. Nothing
-                is perturbed or copied again then.
+            resume_from: a checkpoint folder written by `save`, or what `state_dict` returned; the weights must
+                already be loaded. Nothing is perturbed or copied again then.
             batches: training batches, as keyword arguments of the model, for methods that look at the data first
                 (``child_tuning(variant="D")``).
 
@@ -92,6 +96,7 @@ class Stack(StepRunner):
             CheckpointError: the checkpoint belongs to other methods, or holds no state for them.
         """
         self.close()
+        model = unwrapped(model)
         if optimizer is not None:
             self._refuse_bare_optimizer()
         saved = None if resume_from is None else self._read(resume_from)
@@ -214,29 +219,53 @@ class Stack(StepRunner):
         self._micro_batches = 0
         self._streams = Streams(self._derive_seed)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write updates, teachers and the state of every method to a checkpoint folder, in one file, atomically."""
-        session = self._require_prepared()
-        teachers = {key: shadow.tensors for key, shadow in session.shadows.items()}
-        state = StackState(self.updates, self._description(), teachers, session.anchor, session.tensors)
-        return write_state(Path(folder), state)
+    def save(self, folder: str | Path, *, write: bool | None = None) -> Path:
+        """Write updates, teachers and the state of every method to a checkpoint folder, in one file, atomically.
 
-    def load(self, folder: str | Path) -> None:
-        """Take updates, teachers and the state of every method from a checkpoint folder.
+        The file holds full weights, however many processes wrote or read it.
+
+        Args:
+            folder: the checkpoint; it is made if need be.
+            write: whether this process writes; by default every one that calls it, under FSDP2 the first alone. There
+                all of them must call it, because each holds a part.
+        """
+        session = self._require_prepared()
+        if write is None:
+            write = process_rank() == 0 or not is_sharded_model(session.model)
+        return write_state(Path(folder), self._state(), write=write)
+
+    def load(self, source: str | Path | Mapping[str, Any]) -> None:
+        """Take updates, teachers and the state of every method from a checkpoint folder, or from a `state_dict`.
 
         Raises:
             CheckpointError: it holds no state, or the state of other methods.
         """
-        saved = self._read(folder)
+        saved = self._read(source)
         self._require_prepared().load(saved)
         self.updates = saved.updates
         self._begin_update()
 
-    def _read(self, folder: str | Path) -> StackState:
-        saved = read_state(Path(folder))
+    def state_dict(self) -> dict[str, Any]:
+        """What `save` writes, as a dictionary: ``accelerator.register_for_checkpointing(stack)``.
+
+        Under FSDP2 every process must call it.
+        """
+        return as_mapping(self._state())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As `load`, from what `state_dict` returned."""
+        self.load(state)
+
+    def _state(self) -> StackState:
+        session = self._require_prepared()
+        teachers = {key: shadow.tensors for key, shadow in session.shadows.items()}
+        return StackState(self.updates, self._description(), teachers, session.anchor, session.tensors)
+
+    def _read(self, source: str | Path | Mapping[str, Any]) -> StackState:
+        saved = from_mapping(source) if isinstance(source, Mapping) else read_state(Path(source))
         if saved.description != self._description():
             raise CheckpointError(
-                f"{folder} was written with other methods ({_summary(saved.description)}; "
+                f"{saved.source} was written with other methods ({_summary(saved.description)}; "
                 f"now {_summary(self._description())}): continue with those, or start a new run."
             )
         return saved

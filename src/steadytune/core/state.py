@@ -15,6 +15,7 @@ from torch import Tensor
 from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import CheckpointError
 from steadytune.core.shadow import Teacher
+from steadytune.core.sharding import whole
 
 FILE_NAME = "steadytune.safetensors"
 FORMAT = 2
@@ -43,18 +44,26 @@ class StackState:
     source: str = "The checkpoint"
 
 
-def write_state(folder: Path, state: StackState) -> Path:
-    """Write the state to ``folder``; a reader sees the whole file or none."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_state(folder: Path, state: StackState, *, write: bool = True) -> Path:
+    """Write the state to ``folder``; a reader sees the whole file or none.
+
+    Args:
+        folder: the checkpoint.
+        state: its sharded tensors are gathered, for which every process must call this.
+        write: false only gathers.
+    """
     path = folder / FILE_NAME
     groups = {f"teacher/{index}": weights for index, weights in enumerate(state.teachers.values())}
     groups |= {"anchor": state.anchor} | {f"method/{name}": own for name, own in state.tensors.items()}
-    tensors = {
-        # Tied or shared storage is not for safetensors to find out about.
-        f"{group}/{name}": tensor.detach().contiguous().clone()
-        for group, weights in groups.items()
-        for name, tensor in weights.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for group, weights in groups.items():
+        for name, tensor in weights.items():
+            full = whole(tensor.detach())
+            if write:  # tied or shared storage is not for safetensors to find out about
+                tensors[f"{group}/{name}"] = full.contiguous().clone()
+    if not write:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": str(FORMAT),
         "updates": str(state.updates),

@@ -6,6 +6,7 @@ clean logits of several decoders. The hook is there only while a pass runs, so t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -62,6 +63,12 @@ class _SeenEnough(Exception):  # noqa: N818 - no error: it ends a pass whose beg
     pass
 
 
+#: The perturbations of the passes that run now, by the number of their tap. Not in the hook itself: torch.compile
+#: takes the shape of whatever it reaches through a module for fixed, and would compile anew for every length.
+_DELTAS: dict[int, Tensor] = {}
+_NUMBERS = itertools.count()
+
+
 class Tap:
     """Watches and perturbs the output of one module: a tensor, or a tuple that begins with one.
 
@@ -83,6 +90,7 @@ class Tap:
     def __init__(self, embedding: nn.Module, *, length_first: bool = False) -> None:
         self.embedding = embedding
         self.length_first = length_first
+        self._number = next(_NUMBERS)
         self._seen: Seen | None = None
 
     @contextmanager
@@ -98,8 +106,13 @@ class Tap:
         Raises:
             HostError: the pass ended and the embedding never ran, so ``delta`` had no effect.
         """
-        with self._hook(lambda output: output + delta.to(output.dtype)):
-            yield
+        number = self._number
+        _DELTAS[number] = delta
+        try:
+            with self._hook(lambda output: output + _DELTAS[number].to(output.dtype)):
+                yield
+        finally:
+            del _DELTAS[number]
         _ = self.seen
 
     def measure(self, run: Callable[[], Any]) -> Seen:

@@ -37,10 +37,17 @@ class Training:
     batches: Callable[[], Batches] | None = None
     resumed: bool = False
     cleanup: list[Callable[[], None]] = field(default_factory=list)
+    _names: dict[nn.Parameter, str] = field(default_factory=dict, repr=False)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters by name."""
         return dict(self.model.named_parameters())
+
+    def name_of(self, p: nn.Parameter) -> str | None:
+        """The name of a parameter, ``None`` for one that is not of the model; FSDP2 makes new ones when it wraps."""
+        if p not in self._names:
+            self._names = {own: name for name, own in self.parameters().items()}
+        return self._names.get(p)
 
 
 class Attachment:

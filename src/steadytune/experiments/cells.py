@@ -82,6 +82,7 @@ class CellPlan:
             relative_cost=candidate.relative_cost,
             retry_failed=self.settings.retry_failed,
             fingerprint=self.fingerprint,
+            each_epoch=self.settings.evaluate_each_epoch,
         )
 
     def validation(self, record: RunRecord) -> tuple[float, float] | None:

@@ -99,7 +99,8 @@ class Work:
         self.known: dict[str, RunRecord] = {}
         self.tuned: dict[CellPlan, list[RunRecord]] = {cell: [] for cell in cells}
         self.chosen: dict[tuple[CellPlan, str], tuple[Candidate, float]] = {}
-        self.searched = 0
+        #: Trials of all searches together: in all, ended before this start, and passed through `make` by now.
+        self.trials, self.tried, self.searched = 0, 0, 0
         self._notes: set[str] = set()
         self._written = 0.0
 
@@ -107,7 +108,9 @@ class Work:
         """Tune, compare, keep."""
         for note in dict.fromkeys(note for cell in self.cells for note in cell.notes):
             self.note(None, note)
-        tuning, expected = self._tuning_runs(), self.final_runs()
+        tuning = self._tuning_runs()
+        self._choose_known(tuning)
+        expected = self.final_runs()
         wanted = {plan.key for _, _, plan in [*tuning, *expected]} | {
             self._plan(cell, candidate, rate, seed).key
             for cell in self.cells
@@ -121,8 +124,7 @@ class Work:
         self._begin([*tuning, *expected])
         self._tune(tuning, len(expected))
         final = self.final_runs()
-        tried = len(tuning) + self._trials()
-        for record in self.make(final, earlier=tried):
+        for record in self.make(final, earlier=len(tuning) + self.trials):
             self._prune(record, [plan for _, _, plan in final])
             self._write(final)
         return self._write(final, at_once=True)
@@ -171,9 +173,26 @@ class Work:
             order = {plan.key: n for n, (_, _, plan) in enumerate(tuning)}
             self.tuned[cell].sort(key=lambda record: order[record.key])
             for candidate in self.compared:
-                best = cell.best(r for r in self.tuned[cell] if r.candidate == candidate.label)
-                rate = best.learning_rate if best is not None else self.settings.learning_rates[0]
-                self.chosen[cell, candidate.label] = (candidate, rate)
+                self._choose_rate(cell, candidate, [r for r in self.tuned[cell] if r.candidate == candidate.label])
+
+    def _choose_rate(self, cell: CellPlan, candidate: Candidate, tried: Sequence[RunRecord]) -> None:
+        best = cell.best(tried)
+        rate = best.learning_rate if best is not None else self.settings.learning_rates[0]
+        self.chosen[cell, candidate.label] = (candidate, rate)
+
+    def _choose_known(self, tuning: Sequence[Run]) -> None:
+        """Choose where all that a choice goes by was run before, so that what is missing is known at the start."""
+        if self.settings.search:
+            from steadytune.experiments.compare_search import look_at_trials
+
+            look_at_trials(self)
+            return
+        for cell in self.cells if tuning else ():
+            for candidate in self.compared:
+                plans = [plan for c, k, plan in tuning if c is cell and k is candidate]
+                records = [record for plan in plans if (record := kept_record(plan)) is not None]
+                if len(records) == len(plans):
+                    self._choose_rate(cell, candidate, records)
 
     # ------------------------------------------------------------ runs
 
@@ -183,19 +202,24 @@ class Work:
             if record is not None:
                 self.forecast.learn(record)
         missing = [run for run in planned if kept_record(run[2]) is None]
+        untried = self.trials - self.tried
+        if len(missing) + untried > 2 and self.forecast.update is None:
+            self._probe(self.cells[0])
         firsts = {plan.key for _, _, plan in planned if not plan.evaluate_test}
-        if len(missing) > 2 and self.forecast.total(missing) is None:
-            self._probe(missing[0][0])
         trained = {plan.key for _, _, plan in missing if plan.evaluate_test and plan.key in firsts}
         tuning = [run for run in missing if not run[2].evaluate_test]
         rest = [run for run in missing if run[2].evaluate_test]
-        seconds = (self.forecast.total(tuning), self.forecast.total(rest, trained))
+        seconds = [self.forecast.total(tuning), self.forecast.total(rest, trained), self._seconds_of_trials(untried)]
         known = [s for s in seconds if s is not None]
-        trials = self._trials()
-        if trials:
-            known = [s * (1 + trials / max(len(rest), 1)) for s in known]  # a trial takes about as long as a run
         about = sum(known) if len(known) == len(seconds) else None
-        self.reporter.begin(len(planned) + trials, len(missing) + trials, about)
+        self.reporter.begin(len(planned) + self.trials, len(missing) + untried, about)
+
+    def _seconds_of_trials(self, count: int) -> float | None:
+        """Expected seconds of so many trials; a trial is a run of any candidate without the test splits."""
+        rate, seed = self.settings.learning_rates[0], self.settings.first_seed
+        one = [(cell, c, self._plan(cell, c, rate, seed, test=False)) for cell in self.cells for c in self.compared]
+        total = self.forecast.total(one) if count else 0.0
+        return None if total is None else total * count / len(one)
 
     def _probe(self, cell: CellPlan) -> None:
         """Measure a plain step with a few updates in a folder of its own, for the estimate."""
@@ -223,7 +247,7 @@ class Work:
         left = dict(of)
         if self.settings.search and any(not plan.evaluate_test for _, _, plan in runs):
             earlier, self.searched = self.searched, self.searched + len(of)
-            later = max(0, self._trials() - self.searched) + len(self.final_runs())
+            later = max(0, self.trials - self.searched) + len(self.final_runs())
         total = earlier + len(of) + later
         for record in self.engine.run([plan for _, _, plan in runs], self):
             self.known[record.key] = record
@@ -234,14 +258,6 @@ class Work:
             cell = of[record.key][0]
             self.reporter.run_ended(record, total - later - len(left), total, seconds, self._leader(cell))
             yield record
-
-    def _trials(self) -> int:
-        """How many runs a search takes, all cells and candidates together."""
-        if not self.settings.search:
-            return 0
-        from steadytune.experiments.search import parse_search
-
-        return parse_search(self.settings.search).trials * len(self.cells) * len(self.compared)
 
     def _trained(self) -> set[str]:
         """Keys of the runs of which only the test splits are missing."""

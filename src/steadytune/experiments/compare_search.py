@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from steadytune.core.errors import SettingsError, did_you_mean
 from steadytune.experiments.cells import CellPlan
+from steadytune.experiments.engine import kept_record
 from steadytune.experiments.grid import Candidate
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.search import Outcome, Proposal, Search, SearchSettings, parse_search, run_search
@@ -22,14 +23,37 @@ def search_candidates(work: Work) -> None:
     Raises:
         SettingsError: what is to be searched cannot be, or Optuna is not installed.
     """
+    for trials in _all_trials(work):
+        chosen = trials.best() if trials.space else None
+        work.chosen[trials.cell, trials.candidate.label] = chosen or _as_asked(trials)
+
+
+def look_at_trials(work: Work) -> None:
+    """Count the trials, learn how long those took that ended before, and choose where a search has ended.
+
+    Raises:
+        SettingsError: what is to be searched cannot be, or Optuna is not installed.
+    """
+    for trials in _all_trials(work):
+        if not trials.space:
+            work.chosen[trials.cell, trials.candidate.label] = _as_asked(trials)
+            continue
+        ended, chosen = trials.known()
+        work.trials += trials.asked
+        work.tried += ended
+        if chosen is not None and ended == trials.asked:
+            work.chosen[trials.cell, trials.candidate.label] = chosen
+
+
+def _as_asked(trials: _Trials) -> tuple[Candidate, float]:
+    return trials.candidate, trials.work.settings.learning_rates[0]
+
+
+def _all_trials(work: Work) -> list[_Trials]:
     asked = parse_search(work.settings.search)
     _refuse_unused(asked, work.compared)
     spaces = {candidate.label: _space(work, candidate, asked) for candidate in work.compared}
-    for cell in work.cells:
-        for candidate in work.compared:
-            space = spaces[candidate.label]
-            chosen = _Trials(work, cell, candidate).best(space, asked.trials) if space else None
-            work.chosen[cell, candidate.label] = chosen or (candidate, work.settings.learning_rates[0])
+    return [_Trials(work, cell, c, spaces[c.label], asked.trials) for cell in work.cells for c in work.compared]
 
 
 def _refuse_unused(asked: SearchSettings, compared: Sequence[Candidate]) -> None:
@@ -49,35 +73,51 @@ def _space(work: Work, candidate: Candidate, asked: SearchSettings) -> Space:
 class _Trials:
     """The search for one candidate in one cell, all with the first seed."""
 
-    def __init__(self, work: Work, cell: CellPlan, candidate: Candidate) -> None:
-        self.work, self.cell, self.candidate = work, cell, candidate
+    def __init__(self, work: Work, cell: CellPlan, candidate: Candidate, space: Space, asked: int) -> None:
+        self.work, self.cell, self.candidate, self.space, self.asked = work, cell, candidate, space, asked
         self.tried: dict[str, Run] = {}
         self.records: dict[str, RunRecord] = {}
 
-    def best(self, space: Space, trials: int) -> tuple[Candidate, float] | None:
+    def best(self) -> tuple[Candidate, float] | None:
         """The settings and the learning rate that are best on validation data; ``None`` if all trials failed."""
         settings = self.work.settings
-        own = self.cell.plan(self.candidate, settings.learning_rates[0], settings.first_seed, evaluate_test=False)
-        search = Search(
-            settings.folder / "search",
-            f"{self.candidate.label}-{own.key}",
-            space,
-            trials=trials,
-            seed=settings.first_seed,
-            greater_is_better=self.cell.greater_is_better,
-            learning_rates=settings.learning_rates,
-            methods=list(self.candidate.names),
-            fixed=own.settings.method_settings(),
-        )
-        with search:
+        with self._search() as search:
             if settings.retry_failed:
                 search.retry_failed()
             run_search(search, self.run, getattr(self.work.engine, "workers", settings.workers))
             order = [self._run_of(proposal)[2].key for proposal in search.ended()]
         records = [self.records[key] for key in dict.fromkeys(order) if key in self.records]
         self.work.tuned[self.cell] += records
+        return self._best_of(records)
+
+    def known(self) -> tuple[int, tuple[Candidate, float] | None]:
+        """How many trials ended before and need no run, and which of them is the best."""
+        with self._search() as search:
+            runs = [self._run_of(proposal) for proposal in search.ended()[: self.asked]]
+        records = [(run, record) for run in runs if (record := kept_record(run[2])) is not None]
+        for run, record in records:
+            self.tried[record.key] = run
+            self.work.forecast.learn(record)
+        return len(records), self._best_of([record for _, record in records])
+
+    def _best_of(self, records: Sequence[RunRecord]) -> tuple[Candidate, float] | None:
         best = self.cell.best(records)  # among equal scores the smallest loss, so not always Optuna's
         return (self.tried[best.key][1], best.learning_rate) if best is not None else None
+
+    def _search(self) -> Search:
+        settings = self.work.settings
+        own = self.cell.plan(self.candidate, settings.learning_rates[0], settings.first_seed, evaluate_test=False)
+        return Search(
+            settings.folder / "search",
+            f"{self.candidate.label}-{own.key}",
+            self.space,
+            trials=self.asked,
+            seed=settings.first_seed,
+            greater_is_better=self.cell.greater_is_better,
+            learning_rates=settings.learning_rates,
+            methods=list(self.candidate.names),
+            fixed=own.settings.method_settings(),
+        )
 
     def run(self, proposals: Sequence[Proposal]) -> Iterator[Outcome]:
         """Make the runs of some trials; two trials may have the same settings, and so the same run."""

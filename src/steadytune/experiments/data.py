@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from steadytune.core.errors import SettingsError
+import os
+from typing import TYPE_CHECKING
+
+from steadytune.core.errors import DataError, SettingsError
 from steadytune.experiments.settings import TrainSettings
 from steadytune.tasks.files import load_files
 from steadytune.tasks.registry import load_task, task_record
@@ -10,20 +13,29 @@ from steadytune.tasks.sources import open_source
 from steadytune.tasks.subset import take_subset
 from steadytune.tasks.task import TaskData
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+#: Where the data sets of named tasks are, unless `--data-dir` says it.
+DATA_FOLDER = "STEADYTUNE_DATA"
+
 
 def check_source(settings: TrainSettings) -> None:
-    """Check that exactly one of task and files is given, that the task is known and that the files can be opened.
+    """Check that one of task and files is given, that the task can be trained and that the files can be opened.
 
     Raises:
         SettingsError: it is not so.
-        DataError: a file is missing, empty or not of the format its name says.
+        DataError: a file is missing, empty or not of the format its name says; the task is for evaluation only.
     """
     files = {name: getattr(settings, name) for name in ("train_file", "validation_file", "test_file")}
     files = {name: path for name, path in files.items() if path is not None}
     if settings.task is not None and files:
         raise SettingsError(f"--task and --{next(iter(files)).replace('_', '-')}: give one or the other.")
     if settings.task is not None:
-        task_record(settings.task)
+        record = task_record(settings.task)
+        if record.evaluation_only:
+            TaskData(record, {}, (), {}).training_rows()  # says what to train on
     elif settings.train_file is None:
         raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
     for path in files.values():
@@ -35,11 +47,11 @@ def load_data(settings: TrainSettings) -> TaskData:
 
     Raises:
         SettingsError: neither a task nor a file is given, or both.
-        DataError: a file cannot be used.
+        DataError: a file cannot be used, or there are no rows to train on.
     """
     check_source(settings)
     if settings.task is not None:
-        data = load_task(settings.task)
+        data = load_task(settings.task, settings.data_dir or os.environ.get(DATA_FOLDER) or None)
     else:
         data = load_files(
             settings.train_file or "",
@@ -50,7 +62,15 @@ def load_data(settings: TrainSettings) -> TaskData:
             label_column=settings.label_column,
             head=settings.head,
         )
+    data.training_rows()
+    if "validation" not in data.splits:
+        raise DataError(f"{data.task.name}: there are no validation rows, after which training is evaluated.")
     if settings.train_size is not None:
-        subset = take_subset(data.splits["train"], settings.train_size, settings.seed, data.task.label_names)
-        data.splits["train"] = subset
+        data.splits["train"] = fewer_rows(data, "train", settings.train_size, settings.seed)
     return data
+
+
+def fewer_rows(data: TaskData, split: str, size: str | int, seed: int) -> Dataset:
+    """Return a seeded part of a split; classes keep their proportions, rows of other heads are drawn plainly."""
+    names = data.task.label_names if data.task.head == "classification" else None
+    return take_subset(data.splits[split], size, seed, names)

@@ -24,6 +24,8 @@ from steadytune.experiments.records import RunRecord, Status, record_from_json
 logger = logging.getLogger("steadytune")
 
 MOST_POINTS = 200
+#: A run that lasts seconds needs no checkpoint: it is made again as fast as one is written.
+CHECKPOINT_SECONDS = 30.0
 
 
 class Watch(Protocol):
@@ -98,6 +100,8 @@ def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:
     after = metrics.get("after", {})
     tests = [name for name in after if name != "validation"]
     left = {**metrics, "after": {name: scores for name, scores in after.items() if name not in tests}}
+    if "calibration" in metrics:
+        left["calibration"] = {k: v for k, v in metrics["calibration"].items() if k not in tests}
     return {**left, "skipped": tests} if tests else dict(metrics)
 
 
@@ -141,7 +145,13 @@ def _make(plan: Plan, reporter: Any) -> RunRecord:
     status: Status = "finished"
     error: str | None = None
     try:
-        extent = Extent(before=False, test=plan.evaluate_test)
+        extent = Extent(
+            before=False,
+            test=plan.evaluate_test,
+            each_epoch=plan.each_epoch,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+            keep_predictions=True,
+        )
         metrics = train(plan.settings, reporter, extent).metrics
     except Interrupted:
         raise
@@ -175,6 +185,8 @@ def _keep(plan: Plan, record: RunRecord) -> None:
 
 
 def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
+    from steadytune.experiments.predictions import calibration_of
+
     settings = plan.settings
     earlier = read_record(plan.folder)
     before = earlier.training.get("wall_seconds", 0.0) if earlier is not None and earlier.status == status else 0.0
@@ -185,6 +197,9 @@ def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str,
         "wall_seconds": round(before + seconds, 3),
         **_curves(plan),
     }
+    scores = {name: metrics[name] for name in ("before", "after", "skipped") if name in metrics}
+    if status == "finished" and (measured := calibration_of(plan.folder, metrics.get("after", ()))):
+        scores["calibration"] = measured
     return RunRecord(
         key=plan.key,
         candidate=plan.candidate,
@@ -196,7 +211,7 @@ def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str,
         seed=settings.seed,
         status=status,
         error=error,
-        metrics={name: metrics[name] for name in ("before", "after", "skipped") if name in metrics},
+        metrics=scores,
         training=training,
         environment={**_environment(plan.folder), **plan.fingerprint, "made_by": [*made_by, _here()]},
     )

@@ -19,13 +19,23 @@ if TYPE_CHECKING:
     from steadytune.tasks.task import TaskData
 
 #: Whose code takes part in a run; reports and statistics may change without making runs old.
-PARTS = ("core", "methods", "hosts", "tasks", "experiments/run.py", "experiments/data.py", "experiments/models.py")
+PARTS = (
+    *("core", "methods", "hosts", "tasks"),
+    *(
+        f"experiments/{name}.py"
+        for name in (
+            *("run", "run_trainer", "data", "models", "encoding", "encoders", "sampling"),
+            *("scoring", "answer_spans", "transfer"),
+        )
+    ),
+)
 PACKAGES = ("torch", "transformers")
 
 #: Of a run's settings, those that say where it is kept and how it reports.
 NOT_DETERMINING = frozenset({"output_dir", "logging_steps", "save_steps", "save_total_limit"})
 
 LENGTH = 16
+ROWS_AT_ONCE = 1000
 
 
 @functools.cache
@@ -56,9 +66,9 @@ def data_digest(data: TaskData) -> str:
     """
     digest = hashlib.sha256(repr((data.task.name, data.task.head, data.task.label_names)).encode())
     for name, split in sorted(data.splits.items()):
-        for column in sorted(split.column_names):
-            values = split.with_format(None)[column][:]
-            digest.update(f"\n{name}/{column}\n".encode() + json.dumps(values).encode())
+        digest.update(f"\n{name} {sorted(split.column_names)}\n".encode())
+        for rows in split.with_format(None).iter(ROWS_AT_ONCE):  # a million rows need not be Python objects at a time
+            digest.update(json.dumps(rows, sort_keys=True).encode())
     return digest.hexdigest()[:LENGTH]
 
 

@@ -68,7 +68,7 @@ class Forecast:
         if seen:
             return statistics.median(seen)
         epochs = settings.num_train_epochs * candidate.more_updates if settings.max_steps <= 0 else 1
-        validation = cell.evaluated_rows["validation"] * (epochs + 1)
+        validation = cell.evaluated_rows["validation"] * (epochs * settings.evaluate_each_epoch + 1)
         training = cell.updates(candidate) * self.update * candidate.relative_cost
         return self.setup + training + row * (validation + tests)
 

@@ -73,6 +73,9 @@ class CompareSettings(TrainSettings):
     equal_compute: bool = setting(
         False, "Also train plainly for as long as each costlier candidate takes.", COMPARISON
     )
+    evaluate_each_epoch: bool = setting(
+        False, "Also look at the validation split after each epoch, for the report's curve.", COMPARISON
+    )
     search: Annotated[list[str], BeforeValidator(_as_list)] = setting(
         [],
         "Search each candidate's settings on validation data: trials=30, and ranges such as smart.weight=0.5:8.",
@@ -212,6 +215,7 @@ class Plan:
         relative_cost: declared cost of a step, plain is 1.
         retry_failed: make the run again if it failed before.
         fingerprint: digests of code, data and model, for the record.
+        each_epoch: also look at the validation split after each epoch.
     """
 
     key: str
@@ -222,6 +226,7 @@ class Plan:
     relative_cost: float = 1.0
     retry_failed: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    each_epoch: bool = False
 
     @property
     def folder(self) -> Path:

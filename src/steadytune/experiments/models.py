@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import socket
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from steadytune.core.errors import ModelNotFoundError, did_you_mean
+from steadytune.tasks.connection import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = ("minilm",)
-CONNECTION_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def _require_on_hub(name: str) -> None:
         constants.HF_HUB_OFFLINE = True  # everything after this answers at once instead of timing out
         raise ModelNotFoundError(f"--model {name}: {looked}, and {address} cannot be reached.{remedy}")
     try:
-        _within(CONNECTION_SECONDS, lambda: HfApi().model_info(name))
+        within(CONNECTION_SECONDS, lambda: HfApi().model_info(name))
     except queue.Empty:
         constants.HF_HUB_OFFLINE = True
         raise ModelNotFoundError(
@@ -119,49 +115,18 @@ def _require_on_hub(name: str) -> None:
         raise ModelNotFoundError(f"--model {name}: {looked}; {address} gave an error ({reason}).{remedy}") from error
 
 
-def hub_is_reachable(seconds: float = CONNECTION_SECONDS) -> bool:
-    """Try one connection to the Hub, or to the proxy that leads to it."""
-    from huggingface_hub import constants
-
-    endpoint = urlsplit(constants.ENDPOINT)
-    proxy = os.environ.get(f"{endpoint.scheme}_proxy") or os.environ.get(f"{endpoint.scheme.upper()}_PROXY")
-    target = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else endpoint
-    port = target.port or (80 if target.scheme == "http" else 443)
-    try:
-        _within(seconds, lambda: socket.create_connection((target.hostname or "", port), timeout=seconds).close())
-    except (OSError, queue.Empty):
-        return False
-    return True
-
-
-def _within(seconds: float, ask: Callable[[], Any]) -> None:
-    """Ask, and raise what that raises, or ``queue.Empty`` when no answer has come in time.
-
-    In a thread, because neither looking up a name nor the Hub's client heeds a time-out.
-    """
-    answer: queue.Queue[Exception | None] = queue.Queue()
-
-    def run() -> None:
-        try:
-            ask()
-            answer.put(None)
-        except Exception as error:  # for the thread that waits
-            answer.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    error = answer.get(timeout=seconds)
-    if error is not None:
-        raise error
-
-
 def load_model(
     name: str, task: Task, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
-    """Load a sequence classifier or regressor for a task, with its tokenizer; safetensors only.
+    """Load a model with the head of a task, and its tokenizer; safetensors only.
+
+    The class is the ``AutoModel`` class of the head: sequence classification for classes, numbers and several labels,
+    token classification, question answering, and the language model that the checkpoint is, causal or
+    encoder-decoder.
 
     Args:
         name: an embedded model, a folder or a Hub id.
-        task: tells the number and the names of the outputs.
+        task: tells the head, the number and the names of the outputs.
         trust_remote_code: run code that the model brings along.
 
     Raises:
@@ -172,13 +137,11 @@ def load_model(
         "trust_remote_code": trust_remote_code,
         "local_files_only": source.found_in != "hub",
     }
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = _class_for(task, source, options).from_pretrained(
             source.location, use_safetensors=True, output_loading_info=True, **_head(task), **options
         )
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+        tokenizer = _load_tokenizer(source, task, options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
         reason = " ".join(str(error).split())
         if "ignore_mismatched_sizes" in reason:
@@ -191,12 +154,39 @@ def load_model(
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
         )
+    if task.head == "causal_lm":
+        _require_language_model(model, tokenizer, loading["missing_keys"], name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, source
+
+
+def _class_for(task: Task, source: ModelSource, options: Mapping[str, Any]) -> Any:
+    import transformers
+
+    if task.head == "causal_lm":
+        config = transformers.AutoConfig.from_pretrained(source.location, **options)
+        is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
+        return transformers.AutoModelForSeq2SeqLM if is_encoder_decoder else transformers.AutoModelForCausalLM
+    return {
+        "token_classification": transformers.AutoModelForTokenClassification,
+        "question_answering": transformers.AutoModelForQuestionAnswering,
+    }.get(task.head, transformers.AutoModelForSequenceClassification)
+
+
+def _load_tokenizer(source: ModelSource, task: Task, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    if task.head == "token_classification" and getattr(tokenizer, "add_prefix_space", None) is False:
+        # Byte-level tokenizers must be told that each word of a list begins one.
+        tokenizer = AutoTokenizer.from_pretrained(source.location, add_prefix_space=True, **options)
+    if task.head == "question_answering":
+        tokenizer.padding_side = "right"  # the places of the answer are counted from the left
+    return tokenizer
 
 
 def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
@@ -209,6 +199,38 @@ def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str) -> 
         )
 
 
+def _require_language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, missing: Iterable[str], name: str
+) -> None:
+    """Raise unless the model has a pretrained language-model head and no token sees those after it."""
+    absent = sorted(missing)
+    if absent:
+        raise ModelNotFoundError(
+            f"--model {name}: holds no whole language model, {absent[0]} is not in its weights: prompts and answers "
+            "(--head causal_lm) need a checkpoint that was trained to write."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelNotFoundError(f"--model {name}: its tokenizer has no end-of-sequence token to end an answer with.")
+    if not model.config.is_encoder_decoder and _sees_later_tokens(model):
+        raise ModelNotFoundError(
+            f"--model {name}: is an encoder, whose tokens see those after them: it would read the answers it is to "
+            "write. Prompts and answers (--head causal_lm) need a decoder or an encoder-decoder."
+        )
+
+
+def _sees_later_tokens(model: PreTrainedModel) -> bool:
+    """Whether an output changes with the token after it: asked of the model, for configurations do not tell."""
+    import torch
+
+    was_training = model.training
+    device = next(model.parameters()).device
+    texts = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=device)
+    with torch.no_grad():
+        first, second = model.eval()(input_ids=texts, attention_mask=torch.ones_like(texts)).logits[:, :3]
+    model.train(was_training)
+    return not torch.allclose(first, second, atol=1e-4, rtol=1e-3)
+
+
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens fit: what the tokenizer says, and no more than the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
@@ -219,11 +241,15 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _head(task: Task) -> dict[str, Any]:
+    if task.head == "causal_lm":
+        return {}
+    if task.head == "question_answering":
+        return {"num_labels": 2}  # some classes take the width of the head from there
     if task.head == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
     names = task.label_names or ()
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": "single_label_classification",
-    }
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if task.head == "token_classification":
+        return labels
+    several = task.head == "multi_label"
+    return {**labels, "problem_type": "multi_label_classification" if several else "single_label_classification"}

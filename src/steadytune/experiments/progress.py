@@ -123,6 +123,28 @@ class InterruptCallback(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_log = False
 
 
+class SparingCheckpoints(TrainerCallback):
+    """Leaves out checkpoints at the end of an epoch that would follow too soon on the one before, or on the beginning.
+
+    Args:
+        seconds: least time between two; 0 leaves none out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self._last = time.monotonic()
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        if time.monotonic() - self._last < self.seconds:
+            control.should_save = False
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self._last = time.monotonic()
+
+
 @contextmanager
 def ending_gently(callback: InterruptCallback, reporter: Reporter) -> Iterator[None]:
     """While training runs, let the first Ctrl-C (or SIGTERM) save a checkpoint and stop; a second stops at once."""

@@ -19,8 +19,9 @@ from steadytune import __version__
 from steadytune.core.atomic import replaced_when_whole
 from steadytune.experiments import report_text
 from steadytune.experiments.records import Comparison, RunRecord, read_comparison
-from steadytune.experiments.report_card import model_card
+from steadytune.experiments.report_card import model_cards
 from steadytune.experiments.report_data import CellView, ReportData, report_data
+from steadytune.experiments.report_evaluation import calibration_rows, with_evaluations
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
 FILTERS = (
@@ -35,7 +36,7 @@ def report(folder: str | Path) -> Report:
     Raises:
         SettingsError: the folder holds no comparison, or a damaged one.
     """
-    return Report(read_comparison(folder))
+    return Report(with_evaluations(read_comparison(folder), Path(folder)))
 
 
 class Report:
@@ -98,8 +99,11 @@ class Report:
         return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def model_card(self) -> str:
-        """A card for the best model, with its results in the form of ``model-index``; empty without any result."""
-        return model_card(self.data)
+        """A card for the best model, with its results in the form of ``model-index``; empty without any result.
+
+        Of several tasks it is the first one's; `write` makes a card for each.
+        """
+        return next(iter(model_cards(self.data).values()), "")
 
     def write_html(self, path: str | Path) -> Path:
         """Write `html`."""
@@ -131,7 +135,9 @@ class Report:
             self.write_csv(folder / CSV),
             self.write_json(folder / JSON),
         ]
-        return [*written, self.write_model_card(folder / CARD)] if self.model_card() else written
+        for place, (task, card) in enumerate(model_cards(self.data).items()):
+            written.append(_write(folder / (_card_name(task) if place else CARD), card))
+        return written
 
     def show(self, height: int = 900) -> None:
         """Show the page in a notebook; elsewhere print the Markdown.
@@ -156,7 +162,13 @@ class Report:
         return f'<iframe title="steadytune report" sandbox srcdoc="{page}" style="{style}"></iframe>'
 
     def _names(self) -> dict[str, Any]:
-        return {"data": self.data, "comparison": self.comparison, "version": __version__, "text": report_text}
+        return {
+            "data": self.data,
+            "comparison": self.comparison,
+            "version": __version__,
+            "text": report_text,
+            "calibration_rows": calibration_rows,
+        }
 
 
 @dataclass(frozen=True)
@@ -224,6 +236,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _card_name(task: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "+._-" else "_" for c in task)
+    return f"{Path(CARD).stem}-{safe}.md"
 
 
 def _write(path: str | Path, text: str) -> Path:

@@ -2,63 +2,93 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from steadytune.experiments.records import BASELINE, RunRecord
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.records import RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
 from steadytune.experiments.report_text import label, number, plain_text, rate, size, table_cell
+from steadytune.tasks.registry import task_record
+from steadytune.tasks.task import Task
 
 #: What the Hub calls our metrics, where it has another name.
 HUB_NAMES = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def best_run(view: CellView) -> RunRecord | None:
-    """The finished run with the best validation score, of the candidate that the verdict is for."""
-    kind, candidate = view.verdict.kind, view.verdict.candidate
-    chosen = candidate if kind in ("use", "promising") else BASELINE
-    scored = [(run.score("validation", view.cell.metric), run) for run in view.cell.of(chosen)]
-    known = [(score, run) for score, run in scored if score is not None]
-    if not known:
-        return next((run for _, run in scored if run.status == "finished"), None)
-    sign = 1 if view.cell.greater_is_better else -1
-    return max(known, key=lambda pair: sign * pair[0])[1]
+#: What the Hub calls a head's task.
+PIPELINES = {
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "causal_lm": "text-generation",
+}
 
 
-def model_card(data: ReportData, place: int = 0) -> str:
-    """The card for the best model of a cell; empty if no run gave a score.
+def best_run(data: ReportData, task: str) -> tuple[CellView, RunRecord] | None:
+    """The run of a task with the best validation score, the smaller loss on a tie, of all sizes, methods and seeds.
 
-    Args:
-        data: the report.
-        place: which cell.
+    It is the one whose model a comparison keeps. Its score is no proof of its method: that is the verdict's.
     """
-    view = data.cells[place] if place < len(data.cells) else None
-    run = best_run(view) if view is not None else None
-    if view is None or run is None:
-        return ""
+    scored = []
+    for view in data.cells:
+        if view.cell.task != task:
+            continue
+        sign = 1 if view.cell.greater_is_better else -1
+        for run in view.cell.runs:
+            score, loss = run.score("validation", view.cell.metric), run.score("validation", "loss")
+            if score is not None:
+                order = (sign * score, -math.inf if loss is None else -loss, -run.learning_rate, -run.seed)
+                scored.append((order, view, run))
+    return max(scored, key=lambda found: found[0])[1:] if scored else None
+
+
+def model_cards(data: ReportData) -> dict[str, str]:
+    """The card for the best model of each task that gave a score, by task."""
+    tasks = dict.fromkeys(view.cell.task for view in data.cells)
+    best = {task: found for task in tasks if (found := best_run(data, task)) is not None}
+    return {task: _card(data, view, run) for task, (view, run) in best.items()}
+
+
+def _card(data: ReportData, view: CellView, run: RunRecord) -> str:
     model = plain_text(data.comparison.settings.get("model", "model"))
     name = f"{Path(model).name} with {label(run.candidate)} on {plain_text(view.cell.task)}"
     card = ModelCardData(
         model_name=name,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=_pipeline(data, view),
         base_model=model if HUB_ID.fullmatch(model) and not Path(model).exists() else None,
         tags=["steadytune", *(plain_text(method) for method in run.methods)],
         metrics=[HUB_NAMES.get(view.cell.metric, plain_text(view.cell.metric))],
-        eval_results=_results(view, run) or None,
+        eval_results=_results(data, view, run) or None,
     )
     return f"---\n{card.to_yaml()}\n---\n\n{_text(data, view, run, name)}"
 
 
-def _results(view: CellView, run: RunRecord) -> list[EvalResult]:
+def _known(view: CellView) -> Task | None:
+    try:
+        return task_record(view.cell.task)
+    except SettingsError:  # the user's own files
+        return None
+
+
+def _pipeline(data: ReportData, view: CellView) -> str:
+    known = _known(view)
+    head = known.head if known is not None else data.comparison.settings.get("head")
+    return PIPELINES.get(str(head), "text-classification")
+
+
+def _results(data: ReportData, view: CellView, run: RunRecord) -> list[EvalResult]:
     metric = view.cell.metric
+    known = _known(view)
     return [
         EvalResult(
-            task_type="text-classification",
-            dataset_type=plain_text(view.cell.task),
+            task_type=_pipeline(data, view),
+            dataset_type=(known.hub_id if known is not None else None) or plain_text(view.cell.task),
+            dataset_config=known.hub_config if known is not None else None,
             dataset_name=plain_text(view.cell.task),
             dataset_split=plain_text(split),
             metric_type=HUB_NAMES.get(metric, plain_text(metric)),
@@ -78,7 +108,7 @@ def _text(data: ReportData, view: CellView, run: RunRecord, name: str) -> str:
         f"Fine-tuned from {table_cell(data.comparison.settings.get('model', 'a model'))} on "
         f"{table_cell(view.cell.task)} ({table_cell(size(view.cell.train_size))}), "
         f"{table_cell(label(run.candidate))}, learning rate {rate(run.learning_rate)}, seed {run.seed}. "
-        "Of several seeds, this is the one that is best on validation data.",
+        "Of all runs of the comparison, this is the one that is best on validation data.",
         "",
         f"| split | {metric}, this model | mean of the seeds | sd |",
         "|---|---|---|---|",
@@ -89,5 +119,7 @@ def _text(data: ReportData, view: CellView, run: RunRecord, name: str) -> str:
         mean, sd = number(row.summary.mean), number(row.summary.sd)
         lines.append(f"| {table_cell(split.name)} | {number(score)} | {mean} | {sd} |")
     verdict = table_cell(view.verdict.sentence)
-    lines += ["", f"Compared with steadytune: {verdict}", "", "Repeat the comparison with", ""]
+    lines += ["", f"Compared with steadytune: {verdict}", ""]
+    lines += [f"In the folder of the comparison the model is `runs/{plain_text(run.key)}/model`.", ""]
+    lines += ["Repeat the comparison with", ""]
     return "\n".join([*lines, f"    {plain_text(data.comparison.command)}", ""])

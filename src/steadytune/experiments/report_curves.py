@@ -12,8 +12,6 @@ from steadytune.experiments.report_data import CellView, MethodView, ReportData,
 from steadytune.experiments.report_text import label, plain_text, size
 
 CURVE_POINTS = 120
-#: In the metrics of a split, lists of points that get a plot of their own instead of a column.
-CALIBRATION, PERTURBATION = "calibration", "perturbation"
 
 
 @dataclass(frozen=True)
@@ -37,30 +35,23 @@ class CurveView:
     lines: tuple[Line, ...]
     ticks: tuple[tuple[float, str], ...] = ()
     marked: bool = False
+    caption: str = ""
 
 
 def training_curves(view: CellView) -> list[CurveView]:
-    """Loss and validation score in training; calibration and robustness, where they were measured."""
+    """Loss and validation score in training."""
     metric = plain_text(view.cell.metric)
-    loss = _lines(view, lambda run: run.training.get("curve"))
-    scores = _lines(view, lambda run: run.training.get("validation_curve"))
+    loss = candidate_lines(view, lambda run: run.training.get("curve"))
+    scores = candidate_lines(view, lambda run: run.training.get("validation_curve"))
     found = [
         CurveView("Training loss", "update", "training loss", loss),
         CurveView("Validation score", "epoch", f"validation {metric}", scores),
     ]
-    for split in view.cell.test_splits:
-        of = plain_text(split)
-        calibration = _lines(view, lambda run, s=split: _measured(run, s, CALIBRATION))
-        if calibration:
-            even = Line("as it should be", 0, ((0.0, 0.0), (1.0, 1.0)), dashed=True)
-            title = f"Calibration on {of}"
-            found.append(CurveView(title, "confidence", "share that is right", (*calibration, even)))
-        strength = _lines(view, lambda run, s=split: _measured(run, s, PERTURBATION))
-        found.append(CurveView(f"Perturbed {of}", "strength of the perturbation", f"{metric} on {of}", strength))
     return [found_view for found_view in found if found_view.lines]
 
 
-def _lines(view: CellView, points_of: Callable[[RunRecord], Any]) -> tuple[Line, ...]:
+def candidate_lines(view: CellView, points_of: Callable[[RunRecord], Any]) -> tuple[Line, ...]:
+    """One line for each candidate: the mean of its runs, with the range of them."""
     lines = []
     for candidate in view.cell.candidates:
         runs = [_points(points_of(run)) for run in view.cell.of(candidate) if run.status == "finished"]
@@ -85,10 +76,6 @@ def _mean_line(name: str, slot: int, runs: Sequence[Mapping[float, float]]) -> L
     points = tuple((x, sum(run[x] for run in runs) / len(runs)) for x in shared)
     band = tuple((x, min(run[x] for run in runs), max(run[x] for run in runs)) for x in shared)
     return Line(name, slot, points, band if len(runs) > 1 else (), dashed=slot == 0 and name != "plain")
-
-
-def _measured(run: RunRecord, split: str, name: str) -> Any:
-    return run.metrics.get("after", {}).get(split, {}).get(name)
 
 
 def _points(values: Any) -> dict[float, float]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from steadytune.experiments import report_plots as plots
 from steadytune.experiments.report_curves import CurveView, size_curves, sweep_curves, training_curves
 from steadytune.experiments.report_data import CellView, MethodView, ReportData
+from steadytune.experiments.report_evaluation import calibration_curves, robustness_curves
 from steadytune.experiments.report_svg import Draw, inline
 from steadytune.experiments.report_text import interval, number, plain_text, ratio, signed
 
@@ -74,7 +75,7 @@ def _of_cell(view: CellView, name: str) -> list[Picture]:
             partial(plots.cost_against_gain, tested, metric),
             "; ".join(f"{m.label}: {ratio(m.step_ratio)} the time, {_gain_in_words(m)}" for m in tested[1:]),
         )
-    for curve in training_curves(view):
+    for curve in (*training_curves(view), *calibration_curves(view), *robustness_curves(view)):
         add(curve.title, _curve_caption(curve), partial(plots.curves, curve), _in_words(curve))
     return drawn
 
@@ -84,9 +85,9 @@ def _curve(view: CurveView, name: str, caption: str) -> Picture:
 
 
 def _curve_caption(view: CurveView) -> str:
-    return (
-        "Mean of the seeds; the band goes from the lowest to the highest." if any(x.band for x in view.lines) else ""
-    )
+    banded = any(line.band for line in view.lines)
+    band = "Mean of the seeds; the band goes from the lowest to the highest." if banded else ""
+    return " ".join(part for part in (band, view.caption) if part)
 
 
 def _has_gain(methods: tuple[MethodView, ...]) -> bool:

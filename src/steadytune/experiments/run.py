@@ -6,29 +6,28 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import DataCollatorWithPadding, TrainerState, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from steadytune.core.errors import DivergedError, SettingsError
+from steadytune.core.errors import SettingsError
 from steadytune.core.method import Method
-from steadytune.core.randomness import RandomState, replayed
-from steadytune.experiments.data import load_data
+from steadytune.experiments.data import fewer_rows, load_data
+from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import load_model, longest_input
-from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, ending_gently
+from steadytune.experiments.predictions import FOLDER, keeping
+from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, SparingCheckpoints
+from steadytune.experiments.resumable import Resumable
+from steadytune.experiments.run_trainer import RunTrainer, collator_for
+from steadytune.experiments.scoring import Scorer, output_selector, scorer_for
 from steadytune.experiments.settings import TrainSettings
+from steadytune.experiments.transfer import transfer
 from steadytune.hosts.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
-from steadytune.tasks.metrics import compute_metrics
-from steadytune.tasks.subset import take_subset
-from steadytune.tasks.task import TaskData
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+from steadytune.tasks.task import Head, TaskData
 
 logger = logging.getLogger("steadytune")
 
@@ -66,11 +65,17 @@ class Extent:
         test: evaluate the test splits; without, only the validation split is looked at. A run that is finished but
             for them goes on with their evaluation.
         keep_model: save the fine-tuned model.
+        each_epoch: also look at the validation split after each epoch of training.
+        checkpoint_seconds: no checkpoint within so many seconds of the one before, unless ``save_steps`` is set.
+        keep_predictions: keep what is predicted for each row, see `predictions`.
     """
 
     before: bool = True
     test: bool = True
     keep_model: bool = True
+    each_epoch: bool = True
+    checkpoint_seconds: float = 0.0
+    keep_predictions: bool = False
 
 
 EVERYTHING = Extent()
@@ -95,7 +100,7 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     folder = RunFolder(settings.folder)
     folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
-    arguments = training_arguments(settings, folder)
+    arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
     metrics = folder.read_metrics()
     if "after" in metrics and not (extent.test and metrics.get("skipped")):
         return RunResult(folder.path, metrics, was_finished=True)
@@ -117,31 +122,6 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     return run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
 
 
-class _RunTrainer(SteadyTrainer):
-    """Evaluates on random numbers of its own, and ends when the loss is no longer a number.
-
-    A checkpoint may be written before or after the evaluation that falls on the same update; training that continues
-    from it draws the same numbers either way.
-    """
-
-    #: In float16 a loss may overflow now and then until the scale of the gradients has come down.
-    bad_losses = 0
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        self.bad_losses = 0 if bool(torch.isfinite(loss).all()) else self.bad_losses + 1
-        if self.bad_losses > (20 if self.args.fp16 else 0):
-            raise DivergedError(
-                f"training diverged: the loss of update {self.state.global_step + 1} is {float(loss)}. "
-                "A smaller --learning-rate may help."
-            )
-        return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with replayed(RandomState.capture(self.args.device)):
-            return super().evaluate(*args, **kwargs)
-
-
 class _Run:
     """The objects that one run needs at the same time."""
 
@@ -159,48 +139,55 @@ class _Run:
     ) -> None:
         self.settings, self.data, self.folder, self.reporter = settings, data, folder, reporter
         self.extent = extent
-        self.meter = Meter(arguments.device)
+        meter = Meter(arguments.device)
         set_seed(settings.seed)  # the new head is drawn while the model loads
         self.model, self.tokenizer, _ = load_model(model, data.task, trust_remote_code=settings.trust_remote_code)
         self.max_length = min(settings.max_length, longest_input(self.model, self.tokenizer))
         if self.max_length < settings.max_length:
             reporter.note(f"Texts are cut after {self.max_length} tokens: {settings.model} takes no more.")
-        self.interrupt = InterruptCallback()
-        self.report = ReportCallback(reporter, folder, self.meter)
-        self.splits = {name: self._tokenized(split, name) for name, split in data.splits.items()}
-        self.trainer = _RunTrainer(
+        interrupt = InterruptCallback()
+        refuse_label_smoothing(settings, data.task.head)
+        self.splits = {name: self._encoded(name) for name in data.splits}
+        self.trainer = RunTrainer(
             model=self.model,
             args=arguments,
             methods=methods,
-            train_dataset=self.splits["train"],
-            eval_dataset=self.splits["validation"],
-            data_collator=DataCollatorWithPadding(self.tokenizer),
+            train_dataset=self.splits["train"].features,
+            eval_dataset=self.splits["validation"].features,
+            data_collator=collator_for(data.task.head, self.model, self.tokenizer),
             processing_class=self.tokenizer,
-            compute_metrics=lambda p: compute_metrics(data.task.head, _first(p.predictions), p.label_ids),
-            callbacks=[self.interrupt],
+            preprocess_logits_for_metrics=output_selector(
+                data.task.head, is_encoder_decoder=self.model.config.is_encoder_decoder
+            ),
+            scorers={name: self._scorer(name) for name in self.splits},
+            group_by_length=settings.group_by_length,
+            callbacks=[SparingCheckpoints(0 if settings.save_steps else extent.checkpoint_seconds), interrupt],
         )
         _remove_default_printing(self.trainer)
+        self.training = Resumable(
+            trainer=self.trainer,
+            folder=folder,
+            reporter=reporter,
+            report=ReportCallback(reporter, folder, meter),
+            meter=meter,
+            interrupt=interrupt,
+            seed=settings.seed,
+        )
 
     def finish(self, metrics: dict[str, Any]) -> RunResult:
         """Measure, train from where the folder stands, measure again, save."""
         if self.extent.before and "before" not in metrics:
             metrics = {"before": self._evaluate(self._looked_at())}
             write_json(self.folder.metrics, metrics)
-        self.trainer.add_callback(self.report)
-        state = self._train(self.folder.last_checkpoint())
+        state = self.training.run()
         if state.global_step < state.max_steps:
             raise Interrupted(state.global_step, state.max_steps)
-        self.trainer.remove_callback(self.report)
-        self._refuse_diverged(state.global_step)
         looked_at = self._looked_at()
         metrics |= {
-            "after": self._evaluate(looked_at),
+            **self._results(self._evaluate(looked_at)),
             "training": {
-                "updates": state.global_step,
-                "epochs": state.epoch,
-                "seconds_in_last_session": round(self.report.seconds, 3),
-                **self.meter.summary(state.global_step),
-                "rows": len(self.splits["train"]),
+                **self.training.summary(state),
+                "rows": len(self.splits["train"].rows),
             },
             "methods": [{"name": m.name, **m.settings()} for m in self.trainer.stack.methods],
         }
@@ -213,10 +200,20 @@ class _Run:
 
     def evaluate_skipped(self, metrics: dict[str, Any]) -> RunResult:
         """Measure the saved model on what was left out."""
-        found = self._evaluate(metrics["skipped"])
-        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | {"after": metrics["after"] | found}
+        found = metrics["after"] | self._evaluate(metrics["skipped"])
+        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | self._results(found)
         write_json(self.folder.metrics, metrics)
         return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def _results(self, after: dict[str, Any]) -> dict[str, Any]:
+        found = transfer(self.data.task, after)
+        return {"after": after, "metric": self.data.task.metric, **({"transfer": found} if found else {})}
+
+    def _scorer(self, name: str) -> Scorer:
+        split, task = self.splits[name], self.data.task
+        scorer = scorer_for(task, split, name)
+        file = self.folder.path / FOLDER / f"{name}.npz"
+        return keeping(scorer, task.head, split, file) if self.extent.keep_predictions else scorer
 
     def _evaluated(self) -> list[str]:
         return [name for name in self.splits if name != "train"]
@@ -224,66 +221,37 @@ class _Run:
     def _looked_at(self) -> list[str]:
         return [name for name in self._evaluated() if self.extent.test or name == "validation"]
 
-    def _refuse_diverged(self, update: int) -> None:
-        for name, weight in self.model.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise DivergedError(
-                    f"training diverged: after update {update} the weight {name} is not finite. "
-                    "A smaller --learning-rate may help."
-                )
-
-    def _train(self, checkpoint: Path | None) -> TrainerState:
-        """Train to the end, or to where the user stops it, and return the Trainer's state there."""
-        if checkpoint is not None:
-            self.reporter.note(f"Continuing from {checkpoint}.")
-            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
-                # Training had ended, only the results were missing; the Trainer would take one update more.
-                ended = type(self.model).from_pretrained(checkpoint, use_safetensors=True)
-                self.model.load_state_dict(ended.state_dict())
-                self.trainer.stack.prepare(self.model, resume_from=checkpoint)
-                self.trainer.stack.finish()
-                self.meter.earlier_seconds = self.folder.logged_seconds()
-                return state
-        set_seed(self.settings.seed)  # whatever was evaluated before, training draws the same numbers
-        try:
-            with ending_gently(self.interrupt, self.reporter):
-                self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        finally:
-            self.reporter.stop()
-        return self.trainer.state
-
     def _evaluate(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         results = {}
         for name in names:
             split = self.splits[name]
-            rows: Any = split  # the Trainer's annotation names a class of torch
-            found = self.trainer.evaluate(rows, metric_key_prefix=name)
+            found = self.trainer.evaluate(split.features, metric_key_prefix=name)
             kept = {k.removeprefix(f"{name}_"): v for k, v in found.items() if k.startswith(f"{name}_")}
             timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-            results[name] = {"rows": len(split), **{k: v for k, v in kept.items() if k not in timing}}
+            results[name] = {"rows": len(split.rows), **{k: v for k, v in kept.items() if k not in timing}}
         return results
 
-    def _tokenized(self, split: Dataset, name: str) -> Dataset:
+    def _encoded(self, name: str) -> Encoded:
         limit = self.settings.max_eval_samples
+        split = self.data.splits[name]
         if name != "train" and limit is not None and len(split) > limit:
             self.reporter.note(f"{name}: {limit:,} of {len(split):,} rows (--max-eval-samples).")
-            split = take_subset(split, limit, 0, self.data.task.label_names)  # the same rows for every seed
-        return tokenize(split, self.tokenizer, self.max_length)
+            split = fewer_rows(self.data, name, limit, 0)  # the same rows for every seed
+        encoded = encode(
+            split,
+            self.data.task,
+            self.tokenizer,
+            self.max_length,
+            name=name,
+            is_encoder_decoder=self.model.config.is_encoder_decoder,
+        )
+        for note in encoded.notes:
+            self.reporter.note(note)
+        return encoded if name == "train" else encoded.longest_first()
 
 
-def tokenize(split: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Turn the columns ``text``, ``text_pair`` and ``label`` into what a model takes, cut at ``max_length`` tokens."""
-
-    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
-        return {**encoded, "labels": rows["label"]}
-
-    return split.map(encode, batched=True, remove_columns=split.column_names)
-
-
-def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingArguments:
-    """The arguments of the Trainer for these settings.
+def training_arguments(settings: TrainSettings, folder: RunFolder, *, each_epoch: bool = True) -> TrainingArguments:
+    """The arguments of the Trainer for these settings; ``each_epoch`` evaluates after each.
 
     Raises:
         SettingsError: this machine or this combination cannot do what is asked.
@@ -324,7 +292,7 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
             output_dir=str(folder.checkpoints),
             **checkpointing,
             **{name: getattr(settings, name) for name in same_name},
-            eval_strategy="epoch",
+            eval_strategy="epoch" if each_epoch else "no",
             save_strategy="epoch" if settings.save_steps is None else "steps",
             save_steps=settings.save_steps or 500,
             logging_first_step=True,
@@ -336,8 +304,12 @@ def training_arguments(settings: TrainSettings, folder: RunFolder) -> TrainingAr
         raise SettingsError(" ".join(str(error).split())) from error
 
 
-def _first(predictions: Any) -> Any:
-    return predictions[0] if isinstance(predictions, tuple) else predictions
+def refuse_label_smoothing(settings: TrainSettings, head: Head) -> None:
+    """Raise where the Trainer would leave label smoothing out in silence, or fail with it."""
+    if settings.label_smoothing_factor > 0 and head not in ("classification", "token_classification", "causal_lm"):
+        raise SettingsError(
+            f"--label-smoothing-factor: is for classes, tags and words; this task is {head}: set it to 0."
+        )
 
 
 def _remove_default_printing(trainer: SteadyTrainer) -> None:

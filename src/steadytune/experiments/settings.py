@@ -44,22 +44,38 @@ class TrainSettings(BaseModel):
     trust_remote_code: bool = setting(False, "Run code that the model brings along.", MODEL)
 
     task: str | None = setting(None, "A named task; see `steadytune tasks`.", DATA)
-    train_file: str | None = setting(None, "Your rows: .csv, .tsv, .jsonl or .parquet.", DATA)
+    data_dir: str | None = setting(
+        None, "Folder with the data sets of named tasks (else $STEADYTUNE_DATA, the Hub's cache, the Hub).", DATA
+    )
+    train_file: str | None = setting(
+        None, "Your rows: .csv, .tsv, .jsonl or .parquet; tags also .conll, questions also SQuAD's .json.", DATA
+    )
     validation_file: str | None = setting(
         None, "Rows to evaluate after each epoch (else 10% of the train file).", DATA
     )
     test_file: str | None = setting(None, "Rows to evaluate before and after.", DATA)
-    text_column: str | None = setting(None, "Column of the text (else 'text').", DATA)
-    text_pair_column: str | None = setting(None, "Column of the second text, for pairs.", DATA)
-    label_column: str | None = setting(None, "Column of the label (else 'label').", DATA)
-    head: Literal["classification", "regression"] | None = setting(
-        None, "'classification' or 'regression' (else told from the labels).", DATA
+    text_column: str | None = setting(None, "Column of text, words, question or prompt (else its usual name).", DATA)
+    text_pair_column: str | None = setting(None, "Column of the second text, for pairs, or of the context.", DATA)
+    label_column: str | None = setting(None, "Column of label, tags or answers (else its usual name).", DATA)
+    head: (
+        Literal[
+            "classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm"
+        ]
+        | None
+    ) = setting(
+        None,
+        "'classification', 'regression', 'multi_label', 'token_classification', 'question_answering' or 'causal_lm' "
+        "(else told from the file; several labels never are).",
+        DATA,
     )
     train_size: Annotated[str | None, BeforeValidator(_as_text)] = setting(
         None, "Use so many training rows, or so many per cent: 500, 10%.", DATA
     )
     max_eval_samples: int | None = setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
-    max_length: int = setting(128, "Cut texts after so many tokens.", DATA, ge=4, le=1_000_000)
+    max_length: int = setting(
+        128, "Cut texts after so many tokens; words and contexts go on in another window.", DATA, ge=4, le=1_000_000
+    )
+    group_by_length: bool = setting(True, "Train on rows of about the same length together: less padding.", DATA)
 
     methods: Annotated[list[str], BeforeValidator(as_names)] = setting(
         ["none"], "Methods by name, separated by commas; see `steadytune methods`.", METHODS
@@ -233,6 +249,9 @@ def _merged(from_file: Any, from_options: Any) -> Any:
 
 def _describe(error: ValidationError, config: str | Path | None, kind: type[BaseModel]) -> str:
     first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):  # a check of ours has said it all
+        return str(cause)
     name = str(first["loc"][0]) if first["loc"] else "settings"
     option = "--" + name.replace("_", "-")
     if first["type"] == "extra_forbidden":

@@ -73,6 +73,7 @@ def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Serve until the parent ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent's message, even where it ignores Ctrl-C
     channel = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not get among the messages
     teller = _Teller(channel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,12 @@ from transformers.trainer_utils import get_last_checkpoint, has_length
 from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.explain import Explanation
-from steadytune.core.method import ModelMethod
+from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod
 from steadytune.core.stack import Stack
 from steadytune.core.state import FILE_NAME
-from steadytune.hosts.loss_scaling import scales_by_items
+from steadytune.core.wrappers import refusal, refusal_when_sharded
+from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
+from steadytune.hosts.loss_scaling import scales_by_items, share_of_items
 
 logger = logging.getLogger("steadytune")
 
@@ -40,8 +43,8 @@ class _StackCallback(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 - Transformers' signature
         folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        if args.should_save and folder.is_dir():
-            self.stack.save(folder)
+        # On every process: under FSDP2 each holds a part.
+        self.stack.save(folder, write=args.should_save and folder.is_dir())
 
 
 class SteadyMixin(_Base):
@@ -67,8 +70,10 @@ class SteadyMixin(_Base):
         self.stack = stack
         self._resume_folder: str | None = None
         self._noised_model: nn.Module | None = None
-        self._scaling_is_probed = False
-        self._divides_itself = False
+        self._has_fused_head = has_fused_head(self.accelerator.unwrap_model(self.model))
+        # A fused head sums and divides by the items itself; a probe would spoil the figures that TRL collects.
+        self._scaling_is_probed = self._has_fused_head
+        self._averages_itself = False
         self._was_given_optimizer = self.optimizer is not None
         self._made_optimizer: torch.optim.Optimizer | None = None
         self.add_callback(_StackCallback(stack))
@@ -88,6 +93,8 @@ class SteadyMixin(_Base):
                 f"nn.DataParallel over {self.args.n_gpu} GPUs is not supported: start with `torchrun` or "
                 "`accelerate launch`, or show one GPU only (CUDA_VISIBLE_DEVICES=0)."
             )
+        if self.stack.methods:
+            self._refuse_engines()
         self._refuse_arguments()
         self._resume_folder = self._folder_to_resume(resume_from_checkpoint)
         try:
@@ -98,6 +105,17 @@ class SteadyMixin(_Base):
         finally:
             self.stack.close()
 
+    def _refuse_engines(self) -> None:
+        """Say before the training which engine the methods cannot work in."""
+        if self.is_deepspeed_enabled:
+            raise refusal("DeepSpeedEngine")
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and getattr(plugin, "fsdp_version", 1) == 1:
+            raise refusal("FullyShardedDataParallel")
+        for method in self.stack.methods:
+            if plugin is not None and method.not_sharded:
+                raise refusal_when_sharded(method)
+
     def _refuse_arguments(self) -> None:
         """Say before the training what of the Trainer's arguments a method cannot work with."""
         step, accumulation = self.stack.step_method, self.args.gradient_accumulation_steps
@@ -107,10 +125,18 @@ class SteadyMixin(_Base):
                 f"{accumulation}: set it to 1 with a larger batch, or leave {step.name} out."
             )
         out = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.leaves_weights_out]
-        if out and self.args.world_size > 1 and self.args.ddp_find_unused_parameters is not True:
+        is_ddp = self.args.world_size > 1 and not self.is_fsdp_enabled
+        if out and is_ddp and self.args.ddp_find_unused_parameters is not True:
             raise HostError(
                 f"{out[0]} leaves weights without a gradient, which breaks DDP silently: set "
                 "ddp_find_unused_parameters=True."
+            )
+        self._refuse_losses_without_logits()
+        noisy = [m.name for m in self.stack.methods if TASK_EMBEDDINGS in m.claims]
+        if noisy and self.args.neftune_noise_alpha is not None:
+            raise HostError(
+                f"neftune_noise_alpha={self.args.neftune_noise_alpha:g} and {noisy[0]} would both put noise on the "
+                f"word embeddings: set neftune_noise_alpha=None, or leave {noisy[0]} out."
             )
         final = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
         if final and self.args.load_best_model_at_end:
@@ -118,6 +144,19 @@ class SteadyMixin(_Base):
                 f"{final[0]} makes the final weights, and load_best_model_at_end would load others: "
                 f"set load_best_model_at_end=False, or leave {final[0]} out."
             )
+
+    def _refuse_losses_without_logits(self) -> None:
+        if not self.stack.loss_methods or self._has_fused_head:
+            return
+        name = self.stack.loss_methods[0].name
+        fuses = (self.args.liger_kernel_config or {}).get("fused_linear_cross_entropy", True)
+        if self.args.use_liger_kernel and fuses:
+            raise HostError(
+                f"{name} compares logits, and Liger's fused loss makes none: set "
+                "liger_kernel_config={'fused_linear_cross_entropy': False}, or use_liger_kernel=False."
+            )
+        if getattr(self.args, "loss_type", None) == "chunked_nll":
+            raise HostError(f"{name} compares logits, and loss_type='chunked_nll' makes none: set loss_type='nll'.")
 
     def _folder_to_resume(self, resume: str | bool | None) -> str | None:
         if not resume:
@@ -183,13 +222,18 @@ class SteadyMixin(_Base):
         parent: Any = super()
         model.train()
         inputs = self._prepare_inputs(inputs)
+        passes = itertools.count()
+
+        def once() -> AbstractContextManager[None]:
+            return uncounted(self) if next(passes) else nullcontext()
 
         def loss() -> Tensor:
-            with self.compute_loss_context_manager():
+            with once(), self.compute_loss_context_manager():
                 return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)
 
         def run() -> Tensor:
-            return parent.training_step(model, dict(inputs), num_items_in_batch, *args)
+            with once():
+                return parent.training_step(model, dict(inputs), num_items_in_batch, *args)
 
         return self.stack.run_step(inputs, loss=loss, run=run, update=self._update_in_between)
 
@@ -215,68 +259,93 @@ class SteadyMixin(_Base):
     ) -> Any:
         """The Trainer's loss plus the terms of all methods; in evaluation the Trainer's loss alone."""
         if not model.training:
+            given_items = None if self._averages_itself else num_items_in_batch
             return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=given_items, **kwargs
             )
-        num_items_in_batch = self._repair_scaling(model, inputs, num_items_in_batch)
+        self._probe_scaling(model, inputs, num_items_in_batch)
+        items = None if self._ignores_items() else num_items_in_batch
         given = dict(inputs)  # a loss may take out the labels, and what is not for the model
-        parent: Any = super()
-
-        def again() -> tuple[Tensor, Any]:
-            return parent.compute_loss(
-                model, dict(given), return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
-            )
-
         with self.stack.clean_pass() as clean:
-            loss, outputs = super().compute_loss(
-                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch, **kwargs
+            # A fused head warns when it is asked for outputs, and runs the model once more for them.
+            needs_outputs = return_outputs or (clean is not None and not self._has_fused_head)
+            loss, outputs = self._task(model, inputs, items, kwargs, needs_outputs, needs_logits=clean is not None)
+        if clean is not None:
+            # What the loss has put in, such as use_cache=False, is for the model, too; labels it may have taken out.
+            batch = dict(inputs) | {name: value for name, value in given.items() if name == "labels"}
+            loss = self.stack.add_terms(
+                loss,
+                outputs,
+                clean,
+                model=model,
+                inputs=batch,
+                denominator=self._denominator(items),
+                run_task=lambda: self._second_task(model, given, items, kwargs),
             )
-        batch = {name: value for name, value in given.items() if name in inputs or name == "labels"}
-        loss = self.stack.add_terms(
-            loss,
-            outputs,
-            clean,
-            model=model,
-            inputs=batch,
-            denominator=self._denominator(num_items_in_batch),
-            run_task=again,
-        )
-        if self._divides_itself:
-            loss = loss / self.current_gradient_accumulation_steps
+        else:
+            loss = self.stack.add_terms(loss, outputs, None, model=model, inputs=given)
+        if self._averages_itself and num_items_in_batch is not None:
+            # Newer versions of Transformers count a decoder's items so.
+            shifted = bool(getattr(self, "_loss_shifts_labels", False))
+            share = share_of_items(given, num_items_in_batch, shifted=shifted, copies=self._copies(), dtype=loss.dtype)
+            loss = loss * share.to(loss.device)
         return (loss, outputs) if return_outputs else loss
 
-    def _denominator(self, num_items_in_batch: Tensor | int | None) -> Tensor | float | None:
+    def _task(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        items: Tensor | int | None,
+        others: dict[str, Any],
+        needs_outputs: bool,
+        *,
+        needs_logits: bool,
+    ) -> tuple[Tensor, Any]:
+        """The Trainer's own loss, and the model's outputs where they are needed."""
+        shown: Any = WithLogits(model) if self._has_fused_head and needs_logits else model
+        found: Any = super().compute_loss(
+            shown, inputs, return_outputs=needs_outputs, num_items_in_batch=items, **others
+        )
+        loss, outputs = found if needs_outputs else (found, None)
+        return loss, shown.outputs if isinstance(shown, WithLogits) else outputs
+
+    def _second_task(
+        self, model: nn.Module, given: dict[str, Any], items: Tensor | int | None, others: dict[str, Any]
+    ) -> tuple[Tensor, Any]:
+        with uncounted(self):
+            return self._task(model, dict(given), items, others, not self._has_fused_head, needs_logits=True)
+
+    def _copies(self) -> int:
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+
+    def _denominator(self, items: Tensor | int | None) -> Tensor | float | None:
         """Items that the Trainer divides by, where it normalises over the accumulated batch itself."""
         scaled = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        if num_items_in_batch is None or not scaled or getattr(self, "loss_is_scaled_for_ga", None) is False:
+        if items is None or not scaled:
             return None
-        copies = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-        return torch.as_tensor(num_items_in_batch, device=self.args.device) / copies
+        return torch.as_tensor(items, device=self.args.device) / self._copies()
 
-    def _repair_scaling(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> Any:
-        """Find out once whether the loss heeds the number of items, and tell the Trainer (transformers#47688)."""
-        declared = getattr(self, "loss_is_scaled_for_ga", None)
-        if self._scaling_is_probed or items is None or declared is not None:
-            return None if declared is False else items
+    def _ignores_items(self) -> bool:
+        """Whether the loss is an average over the micro-batch, by what the probe found or the Trainer declares."""
+        return self._averages_itself or getattr(self, "loss_is_scaled_for_ga", None) is False
+
+    def _probe_scaling(self, model: nn.Module, inputs: dict[str, Any], items: Tensor | int | None) -> None:
+        """Find out once whether the loss heeds the number of items (transformers#47688)."""
+        if self._scaling_is_probed or items is None or getattr(self, "loss_is_scaled_for_ga", None) is not None:
+            return
         parent: Any = super()
         heeds = scales_by_items(
             lambda batch, n: parent.compute_loss(model, batch, num_items_in_batch=n), model, inputs
         )
         self._scaling_is_probed = heeds is not None
-        if heeds is False:
-            self.model_accepts_loss_kwargs = False
-            self.loss_is_scaled_for_ga = False
-            # Transformers before 5.19 does not ask, and never divides a loss function of the user's.
-            self._divides_itself = self.compute_loss_func is not None and not hasattr(Trainer, "loss_is_scaled_for_ga")
-            if self.args.gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1:
-                logger.warning(
-                    "The loss of %s is an average over each micro-batch, but the Trainer takes it for a sum over the "
-                    "accumulated batch and would multiply gradients by %d (transformers#47688). Repaired here.",
-                    type(self.accelerator.unwrap_model(model)).__name__,
-                    self.args.gradient_accumulation_steps * self.accelerator.num_processes,
-                )
-            return None
-        return items
+        self._averages_itself = heeds is False
+        if heeds is False and (self.args.gradient_accumulation_steps > 1 or self.accelerator.num_processes > 1):
+            logger.warning(
+                "The loss of %s is an average over each micro-batch, but the Trainer takes it for a sum over the "
+                "accumulated batch and would multiply gradients by %d (transformers#47688). Repaired here.",
+                type(self.accelerator.unwrap_model(model)).__name__,
+                self.args.gradient_accumulation_steps * self.accelerator.num_processes,
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the mean of each unweighted term since the last training log."""

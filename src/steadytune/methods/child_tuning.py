@@ -14,6 +14,7 @@ from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.fisher import fisher_information, largest
 from steadytune.core.layers import depths, layer_lists
 from steadytune.core.method import OptimizerMethod, hyperparameter
+from steadytune.core.sharding import laid_like
 from steadytune.core.training import Training
 
 #: Name of the number of steps in the saved state; no parameter can be called so.
@@ -112,7 +113,6 @@ class _Child:
 
     def __init__(self, method: ChildTuning, training: Training) -> None:
         self._method, self._training = method, training
-        self._names = {p: name for name, p in training.parameters().items()}
         self._decays: list[tuple[dict[str, Any], Any]] = []
 
     @torch.no_grad()
@@ -158,10 +158,10 @@ class _Child:
         return done
 
     def _mask(self, p: nn.Parameter, step: int) -> Tensor | None:
-        name = self._names.get(p)
+        name = self._training.name_of(p)
         if name is None or self._method.variant == "D":
             return None if name is None else self._training.tensors.get(name)
-        return draw_mask(name, p.shape, self._method.share, self._training.seed, step, p.device)
+        return laid_like(draw_mask(name, p.shape, self._method.share, self._training.seed, step, p.device), p)
 
 
 def draw_mask(  # noqa: PLR0917 - short, and all of them matter

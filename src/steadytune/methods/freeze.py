@@ -64,8 +64,7 @@ class Freeze(ModelMethod):
 
     def attach(self, training: Training) -> Attachment:
         """Take the gradient away until training ends."""
-        parameters = training.parameters()
-        return _Frozen(training.model, [parameters[name] for name in self.frozen(training)])
+        return _Frozen(training, self.frozen(training))
 
     def effect(self) -> str:
         """One line: what the method touches."""
@@ -75,21 +74,26 @@ class Freeze(ModelMethod):
 
 
 class _Frozen(Attachment):
-    def __init__(self, model: nn.Module, parameters: list[nn.Parameter]) -> None:
-        self._model, self._parameters, self._is_checked = model, parameters, False
-        for p in parameters:
+    def __init__(self, training: Training, names: list[str]) -> None:
+        self._training, self._names, self._is_checked = training, names, False
+        for p in self._parameters():
             p.requires_grad_(False)
             p.grad = None  # one that is left over would still move it
 
+    def _parameters(self) -> list[nn.Parameter]:
+        """Looked up by name: FSDP2 makes new ones when it wraps the model."""
+        by_name = self._training.parameters()
+        return [by_name[name] for name in self._names]
+
     def before_update(self, update: int, total_updates: int | None) -> None:  # noqa: ARG002 - base signature
         """Check once, when the host has set the model up."""
-        if self._parameters and not self._is_checked:
-            require_gradients_to_flow(self._model, "freeze")
+        if self._names and not self._is_checked:
+            require_gradients_to_flow(self._training.model, "freeze")
             self._is_checked = True
 
     def detach(self) -> None:
         """Let everything train again."""
-        for p in self._parameters:
+        for p in self._parameters():
             p.requires_grad_(True)
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steadytune.core.errors import HostError
 from steadytune.core.method import Cost, ModelMethod, hyperparameter
+from steadytune.core.sharding import whole
 from steadytune.core.training import Attachment, Training
 
 
@@ -122,6 +123,7 @@ class _Mixing(Attachment):
 
     def __init__(self, training: Training, probability: float) -> None:
         self.anchor = training.anchor
+        self._taken: dict[str, Tensor] = {}
         self.modules = _mixable(training)
         for name, module in self.modules.items():
             module.__class__ = MixedLinear
@@ -130,7 +132,10 @@ class _Mixing(Attachment):
     def before_update(self, update: int, total_updates: int | None) -> None:  # noqa: ARG002 - base signature
         """Take the pretrained weights anew: loading a checkpoint has replaced them."""
         for name, module in self.modules.items():
-            vars(module)["pretrained"] = self.anchor[name]
+            if self._taken.get(name) is not self.anchor[name]:
+                self._taken[name] = self.anchor[name]
+                # A pass has the full weight at hand under FSDP2 too, and needs the full pretrained one.
+                vars(module)["pretrained"] = whole(self.anchor[name])
 
     def detach(self) -> None:
         """Make the modules plain again."""

@@ -59,10 +59,9 @@ class RecAdam(OptimizerMethod):
             HostError: the host's optimizer is in use already.
         """
         require_unused(optimizer, self.name)
-        names = {p: name for name, p in training.parameters().items()}
 
         def anchor(p: nn.Parameter) -> Tensor | None:
-            return training.anchor.get(names.get(p, ""))
+            return training.anchor.get(training.name_of(p) or "")
 
         return RecAdamOptimizer(adam_groups(optimizer), self, anchor)
 

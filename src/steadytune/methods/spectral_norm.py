@@ -13,6 +13,7 @@ from torch.nn import functional
 from steadytune.core.errors import HostError
 from steadytune.core.method import ModelMethod, hyperparameter
 from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.sharding import laid_like, whole
 from steadytune.core.training import Attachment, Training
 
 
@@ -50,7 +51,7 @@ class SpectralNorm(ModelMethod):
             HostError: there is none, or its weight is zero.
         """
         head = _head(training)
-        if not bool(head.weight.any()):
+        if not bool(whole(head.weight).any()):
             raise HostError("spectral_norm cannot normalise a head whose weight is all zero: initialise it first.")
 
     def attach(self, training: Training) -> Attachment:
@@ -130,7 +131,7 @@ class _Normalising(Attachment):
             # Where a loaded tensor lies in memory may change the last bit of a product with it.
             self.singular |= {name: tensor.clone() for name, tensor in self.singular.items()}
         else:
-            u, _, v = torch.linalg.svd(_exact(self.head.weight), full_matrices=False)
+            u, _, v = torch.linalg.svd(_exact(whole(self.head.weight)), full_matrices=False)
             self.singular |= {"u": u[:, 0].contiguous(), "v": v[0].contiguous()}
         self.head.__class__ = NormalisedLinear
         vars(self.head).update(singular=self.singular, power_iterations=power_iterations)
@@ -139,7 +140,8 @@ class _Normalising(Attachment):
     def finish(self) -> None:
         """Fold the normalisation into the weight."""
         assert self.head is not None  # it follows a training until it is detached
-        self.head.weight.copy_(normalised(self.head.weight, self.singular))
+        final = normalised(whole(self.head.weight), self.singular)
+        self.head.weight.copy_(laid_like(final, self.head.weight))
 
     def detach(self) -> None:
         """Make the module plain again."""

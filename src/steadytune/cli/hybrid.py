@@ -1,0 +1,42 @@
+"""The verb `hybrid`: settings from options and file, one run of the hybrid network on WNLI, and its results."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from steadytune.cli.options import TrainOptions
+from steadytune.cli.stopped import Stopped
+from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.hybrid_settings import TASK, HybridSettings
+from steadytune.experiments.models import find_model
+from steadytune.experiments.quiet import quiet_libraries
+from steadytune.experiments.settings import parse_assignments, resolve
+
+
+def run_hybrid(given: TrainOptions) -> None:
+    """Train as asked and print the scores before and after."""
+    options = dict(given.settings)
+    options["set"] = parse_assignments(options["set"] or [])
+    settings = resolve(HybridSettings, options, given.config)
+
+    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    RunFolder(settings.folder).check(settings)
+    find_model(settings.model)
+    quiet_libraries()
+    from steadytune.cli.console import ConsoleReporter, before_and_after
+    from steadytune.experiments.hybrid import train_hybrid
+    from steadytune.experiments.run import Interrupted
+
+    console = Console()
+    reporter = ConsoleReporter(console, given.quiet)
+    reporter.note(f"Hybrid network of {settings.model} on {TASK}, methods: {' + '.join(settings.methods)}")
+    try:
+        result = train_hybrid(settings, reporter)
+    except Interrupted as stopped:
+        raise Stopped(f"{stopped}; the same command continues from there.") from None
+    if given.quiet:
+        return
+    if result.was_finished:
+        reporter.note("This run was finished before; these are its results.")
+    console.print(before_and_after(result.metrics))
+    reporter.note(f"{result.metrics['training']['updates']} updates. Kept in {result.folder}")

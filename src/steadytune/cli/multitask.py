@@ -1,0 +1,76 @@
+"""The verb `multitask`: settings from options and file, one run over several tasks, and the scores of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from steadytune.cli.options import TrainOptions
+from steadytune.cli.stopped import Stopped
+from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.models import find_model
+from steadytune.experiments.multi_task_settings import MultiTaskSettings
+from steadytune.experiments.quiet import quiet_libraries
+from steadytune.experiments.settings import parse_assignments, resolve
+
+if TYPE_CHECKING:
+    from steadytune.experiments.multi_task import MultiTaskResult
+
+
+def run_multi_task(given: TrainOptions) -> None:
+    """Train as asked and print the scores of every task before and after."""
+    options = dict(given.settings)
+    options["set"] = parse_assignments(options["set"] or [])
+    settings = resolve(MultiTaskSettings, options, given.config)
+
+    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    RunFolder(settings.folder).check(settings.first_phase())
+    find_model(settings.model)
+    quiet_libraries()
+    from steadytune.cli.console import ConsoleReporter
+    from steadytune.experiments.multi_task import train_together
+    from steadytune.experiments.run import Interrupted
+
+    console = Console()
+    reporter = ConsoleReporter(console, given.quiet)
+    reporter.note(f"{settings.model} on {', '.join(settings.tasks)}, methods: {' + '.join(settings.methods)}")
+    try:
+        result = train_together(settings, reporter)
+    except Interrupted as stopped:
+        raise Stopped(f"{stopped}; the same command continues from there.") from None
+    if given.quiet:
+        return
+    if result.was_finished:
+        reporter.note("The first phase was finished before; these are its results.")
+    console.print(scores_by_task(result))
+    training = result.metrics["training"]
+    reporter.note(
+        f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}: the "
+        "encoder in model, each task's model in tasks."
+    )
+
+
+def scores_by_task(result: MultiTaskResult) -> Table:
+    """A table of each task's own metric before, after, and after the second phase where there was one."""
+    table = Table(header_style="bold")
+    for column in ("task", "split", "rows", "metric", "before → after"):
+        table.add_column(column, justify="right" if column == "rows" else "left")
+    if result.fine_tuned:
+        table.add_column("fine-tuned", justify="right")
+    for task, found in result.metrics["tasks"].items():
+        metric = found["metric"]
+        for split, after in found["after"].items():
+            change = f"{_score(found['before'].get(split), metric)} → {_score(after, metric)}"
+            cells = [task, split, f"{after['rows']:,}", metric, change]
+            if result.fine_tuned:
+                cells.append(_score(result.fine_tuned[task].metrics["after"].get(split), metric))
+            table.add_row(*cells)
+    return table
+
+
+def _score(scores: Mapping[str, Any] | None, metric: str) -> str:
+    value = None if scores is None else scores.get(metric)
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,73 @@
+"""What a training loop may wrap a model in, and what is refused, each with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from steadytune.core.errors import HostError
+from steadytune.core.method import Method
+
+#: Wrappers by the name of their class, so that nothing is imported to ask; the reason completes the message.
+REFUSED = {
+    "DeepSpeedEngine": (
+        "DeepSpeed runs the backward pass and the optimizer itself and hides gradients and weights. "
+        "FSDP2 shards the same things: fully_shard(model), or fsdp_version: 2 in Accelerate"
+    ),
+    "FullyShardedDataParallel": (
+        "FSDP1 flattens the weights, so that they no longer have names. Use FSDP2: fully_shard(model), or "
+        "fsdp_version: 2 in Accelerate"
+    ),
+    "DataParallel": (
+        "nn.DataParallel copies the model in every pass, and what the methods attach to is not copied. Start with "
+        "`torchrun` or `accelerate launch`, or show one GPU only (CUDA_VISIBLE_DEVICES=0)"
+    ),
+}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of ``torch.compile`` and DistributedDataParallel, in any order.
+
+    >>> unwrapped(nn.Linear(1, 1))
+    Linear(in_features=1, out_features=1, bias=True)
+    """
+    while True:
+        inner: Any = getattr(model, "_orig_mod", None)
+        if inner is None and type(model).__name__ == "DistributedDataParallel":
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def refusal(kind: str) -> HostError:
+    """The error for one of the wrappers in `REFUSED`."""
+    return HostError(f"{kind} is not supported: {REFUSED[kind]}.")
+
+
+def refusal_when_sharded(method: Method) -> HostError:
+    """The error for a method that says that it cannot work on weights that FSDP2 has cut."""
+    return HostError(f"{method.name} does not work under FSDP2: {method.not_sharded}.")
+
+
+def refuse_engines(model: nn.Module) -> None:
+    """Refuse a wrapper that the methods cannot work in.
+
+    Raises:
+        HostError: the model is inside one, or holds what one has made of it.
+    """
+    for module in model.modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in REFUSED and not kind.__module__.startswith("steadytune"):
+                raise refusal(kind.__name__)
+    for name, p in model.named_parameters():
+        if hasattr(p, "ds_id"):
+            raise refusal("DeepSpeedEngine")
+        if name.rpartition(".")[2] == "_flat_param":
+            raise refusal("FullyShardedDataParallel")
+        if "tp" in (getattr(getattr(p, "device_mesh", None), "mesh_dim_names", None) or ()):
+            raise HostError(
+                "Tensor parallelism is not supported: the processes of a group would draw different noise for the "
+                "same examples. Use FSDP2 or DDP."
+            )

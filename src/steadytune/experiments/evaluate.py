@@ -1,0 +1,209 @@
+"""Evaluate the model of a finished run, part by part, into one JSON file that keeps what was measured before."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadytune import __version__
+from steadytune.core.errors import SettingsError, SteadytuneError, did_you_mean
+from steadytune.experiments.data import DATA_FOLDER, load_data
+from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.settings import TrainSettings, resolve_settings
+
+FORMAT = 1
+FILE_NAME = "evaluation.json"
+NAMES = ("sets", "annotators", "calibration", "movement", "perturbations", "embedding_attack", "smoothness")
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to measure, and how finely.
+
+    Attributes:
+        only: names of parts; all of them if empty.
+        data_dir: folder with the data sets of named tasks; the run's own setting if ``None``.
+        seeds: how often each noise is drawn.
+        rates: of the noise on texts, above 0 to 1.
+        radii: of the attack on the word embeddings, above 0.
+        max_eval_samples: rows of a set; the run's own setting if ``None``.
+
+    Raises:
+        SettingsError: one of them is out of range.
+    """
+
+    only: Sequence[str] = ()
+    data_dir: str | None = None
+    seeds: int = 3
+    rates: Sequence[float] = (0.05, 0.1, 0.2)
+    radii: Sequence[float] = (0.001, 0.003, 0.01, 0.03)
+    max_eval_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            if name not in NAMES:
+                raise SettingsError(f"--only: there is no part {name!r}; known are {', '.join(NAMES)}.{_near(name)}")
+        if self.seeds < 1:
+            raise SettingsError(f"--seeds: must be at least 1; got {self.seeds}.")
+        if not self.rates or not all(0 < rate <= 1 for rate in self.rates):
+            raise SettingsError(f"--rates: must be above 0 and at most 1; got {_joined(self.rates)}.")
+        if not self.radii or not all(0 < radius <= 1e6 for radius in self.radii):
+            raise SettingsError(f"--radii: must be above 0; got {_joined(self.radii)}.")
+        if self.max_eval_samples is not None and self.max_eval_samples < 1:
+            raise SettingsError(f"--max-eval-samples: must be at least 1; got {self.max_eval_samples}.")
+
+
+def check_run(path: str | Path) -> TrainSettings:
+    """Return the settings of a finished run.
+
+    Raises:
+        SettingsError: the folder holds none, or one without its model.
+    """
+    folder = RunFolder(Path(path).expanduser())
+    if not folder.path.is_dir():
+        raise SettingsError(f"{path}: there is no such folder; give the folder of a run of `steadytune train`.")
+    if not folder.config.is_file():
+        raise SettingsError(f"{path}: holds no run (no config.yaml); give the folder of a run of `steadytune train`.")
+    settings = resolve_settings({}, folder.config)
+    if not folder.model.is_dir():
+        finished = "after" in folder.read_metrics()
+        problem = "its model was not kept" if finished else "it is not finished"
+        raise SettingsError(
+            f"{path}: {problem}, so there is no model to evaluate; "
+            f"`steadytune train --config {folder.config}` with an --output-dir trains it."
+        )
+    return settings
+
+
+def evaluate(
+    path: str | Path,
+    options: EvaluateOptions | None = None,
+    output: str | Path | None = None,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> dict[str, Any]:
+    """Measure what is asked for and not yet measured of a run's model, and return the whole file.
+
+    The file is written after every part; an evaluation that is stopped goes on where it was.
+
+    Args:
+        path: folder of the run.
+        options: what to measure.
+        output: the file; ``evaluation.json`` in the run's folder by default.
+        tell: is given one line for whatever takes long, and for what the user must know.
+
+    Raises:
+        SteadytuneError: run, data or file cannot be used.
+    """
+    options = options or EvaluateOptions()
+    settings = check_run(path)
+    folder = RunFolder(Path(path).expanduser())
+    file = Path(output).expanduser() if output is not None else folder.path / FILE_NAME
+    if file.is_dir():
+        raise SettingsError(f"--output {file}: is a folder; give a file.")
+    data_dir = options.data_dir or settings.data_dir or os.environ.get(DATA_FOLDER)
+    limit = options.max_eval_samples or settings.max_eval_samples
+    settings = settings.model_copy(update={"data_dir": data_dir, "train_size": None})
+    header = _header(folder, settings)
+    content = _kept(file, header, tell)
+    data = load_data(settings)
+    for note in data.notes:
+        tell(note)
+
+    from steadytune.experiments.evaluate_model import EvaluatedModel
+    from steadytune.experiments.evaluate_parts import PARTS, Evaluation
+    from steadytune.experiments.evaluate_rows import HeldOut
+
+    held_out = HeldOut(data, data_dir, limit)
+    model = EvaluatedModel(str(folder.model), data.task, settings)
+    content["task"] = {"name": data.task.name, "head": data.task.head, "metric": data.task.metric}
+    evaluation = Evaluation(model, held_out, settings, options, tell)
+    for name in options.only or NAMES:
+        _measure(name, PARTS[name], evaluation, content)
+        write_json(file, _in_order(content))
+    for note in held_out.notes:
+        tell(note)
+    return _in_order(content)
+
+
+def _measure(name: str, part: Callable[[Any], Any], evaluation: Any, content: dict[str, Any]) -> None:
+    """Put a part's result, or why there is none, into the content."""
+    try:
+        found = _result(name, part, evaluation, content)
+    except SteadytuneError as error:  # what one part cannot do, the next may
+        found = str(error)
+    if found is None:
+        return
+    for place in (content, content["settings"], content["not_done"]):
+        place.pop(name, None)
+    if isinstance(found, str):
+        content["not_done"][name] = found
+        evaluation.tell(f"{name}: not done: {found}")
+    else:
+        content["settings"][name], content[name] = found
+
+
+def _result(
+    name: str, part: Callable[[Any], Any], evaluation: Any, content: Mapping[str, Any]
+) -> tuple[Any, Any] | str | None:
+    """Settings and result of a part, why it cannot be done, or ``None`` where the content holds it already."""
+    from steadytune.experiments.evaluate_parts import plain
+
+    work = part(evaluation)
+    if isinstance(work, str):
+        return work
+    settings = plain(work.settings)
+    if name in content and content["settings"].get(name) == settings:
+        evaluation.tell(f"{name}: measured before")
+        return None
+    return settings, plain(work.measure())
+
+
+def _header(folder: RunFolder, settings: TrainSettings) -> dict[str, Any]:
+    from steadytune.experiments.fingerprint import model_digest
+
+    return {
+        "format": FORMAT,
+        "steadytune": __version__,
+        "model": {
+            "digest": model_digest(str(folder.model)),
+            "pretrained": settings.model,
+            "methods": settings.methods,
+            "seed": settings.seed,
+        },
+    }
+
+
+def _kept(file: Path, header: dict[str, Any], tell: Callable[[str], None]) -> dict[str, Any]:
+    """What the file holds of this very model; nothing of another one or of another version."""
+    empty = header | {"settings": {}, "not_done": {}}
+    if not file.exists():
+        return empty
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        same = all(content[key] == value for key, value in header.items())
+        whole = isinstance(content["settings"], dict) and isinstance(content["not_done"], dict)
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{file}: is no evaluation ({type(error).__name__}); delete it or give another --output."
+        ) from error
+    if not (same and whole):
+        tell(f"{file} is of another model or version; everything is measured again.")
+        return empty
+    return content
+
+
+def _in_order(content: Mapping[str, Any]) -> dict[str, Any]:
+    order = ("format", "steadytune", "model", "task", "settings", "not_done", *NAMES)
+    return {key: content[key] for key in order if key in content}
+
+
+def _joined(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values) or "nothing"
+
+
+def _near(name: str) -> str:
+    return did_you_mean(name, NAMES)

@@ -1,0 +1,282 @@
+"""The hybrid network on WNLI, from settings to a folder with the model and what it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from steadytune.core.atomic import replaced_when_whole
+from steadytune.core.errors import DataError, ModelNotFoundError
+from steadytune.core.method import Method
+from steadytune.experiments.data import load_data
+from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.hybrid_settings import HybridSettings
+from steadytune.experiments.measure import Meter
+from steadytune.experiments.models import find_model, longest_input
+from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent
+from steadytune.experiments.pronoun_encoding import PronounEncoder
+from steadytune.experiments.resumable import Resumable
+from steadytune.experiments.run import Interrupted, RunResult, training_arguments
+from steadytune.experiments.run_trainer import RunTrainer
+from steadytune.methods.registry import build_methods
+from steadytune.models.hybrid import HybridLoss, HybridNetwork
+from steadytune.tasks.metrics import compute_metrics
+from steadytune.tasks.pronouns import PronounQuestion, pronoun_questions
+from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+#: File beside the language model that holds what the hybrid network adds to it.
+QUERY_FILE = "hybrid.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class PronounSplit:
+    """A split of WNLI as questions.
+
+    Attributes:
+        labels: of all rows, 1 for entailed.
+        questions: what its aligned rows ask.
+        unaligned: indices of the rows that are no substitution of a pronoun.
+    """
+
+    labels: np.ndarray
+    questions: list[PronounQuestion]
+    unaligned: list[int]
+
+    @classmethod
+    def of(cls, rows: Dataset, known: Sequence[PronounQuestion] = ()) -> PronounSplit:
+        """Align the rows; candidates of ``known`` questions may be rivals."""
+        labels = [int(label) for label in rows["label"]]
+        questions, unaligned = pronoun_questions(list(rows[TEXT]), list(rows[TEXT_PAIR]), labels, known)
+        return cls(np.array(labels), questions, unaligned)
+
+    def counts(self) -> dict[str, int]:
+        """Rows, rows that are aligned, questions, and questions with one candidate only."""
+        alone = sum(len(question.candidates) == 1 for question in self.questions)
+        aligned = len(self.labels) - len(self.unaligned)
+        return {"rows": len(self.labels), "aligned": aligned, "questions": len(self.questions), "alone": alone}
+
+
+def train_hybrid(settings: HybridSettings, reporter: Reporter | None = None) -> RunResult:
+    """Train the hybrid network on WNLI, evaluate it before and after, and keep everything in the run's folder.
+
+    A row is entailed if its candidate has the highest score of its question, or, where it has no rival, if its
+    similarity is at least a half. A row that cannot be aligned gets the label that most training rows have.
+
+    Args:
+        settings: see `HybridSettings`.
+        reporter: shows progress; nothing is shown without one.
+
+    Raises:
+        SteadytuneError: settings, data or model cannot be used; the message says what to do.
+        DivergedError: a loss or a weight is no longer a finite number.
+        Interrupted: the user stopped the run; a checkpoint was saved.
+    """
+    reporter = reporter or Silent()
+    folder = RunFolder(settings.folder)
+    folder.check(settings)
+    methods = build_methods(settings.methods, settings.method_settings())
+    arguments = training_arguments(settings, folder)
+    metrics = folder.read_metrics()
+    if "after" in metrics:
+        return RunResult(folder.path, metrics, was_finished=True)
+    data = load_data(settings.for_data())
+    for note in data.notes:
+        reporter.note(note)
+    run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
+    folder.claim(settings)  # only now, so that a mistake leaves no folder behind
+    return run.finish(metrics)
+
+
+class HybridTrainer(RunTrainer):
+    """Trains on questions, and scores the rows that ask them.
+
+    Args:
+        encoder: makes features and batches.
+        fallback: label of the rows that cannot be aligned.
+    """
+
+    def __init__(self, *args: Any, encoder: PronounEncoder, fallback: int, **kwargs: Any) -> None:
+        self.encoder, self.fallback = encoder, fallback
+        super().__init__(*args, scorers={}, group_by_length=False, **kwargs)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - the Trainer's signature
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Score the rows of a split, by default the validation split."""
+        given: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        split: PronounSplit = given
+        predicted = np.full(len(split.labels), self.fallback)
+        scored, loss = self._scored(split)
+        for question, logits, similarity in scored:
+            best = int(np.argmax(logits)) if len(logits) > 1 else (0 if similarity[0] >= 0.5 else -1)
+            for number, rows in enumerate(question.rows):
+                predicted[list(rows)] = int(number == best)
+        scores = compute_metrics("classification", np.eye(2)[predicted], split.labels)
+        aligned = np.setdiff1d(np.arange(len(predicted)), split.unaligned)
+        if len(aligned):
+            scores["accuracy_aligned"] = float((predicted == split.labels)[aligned].mean())
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **scores}.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def _scored(self, split: PronounSplit) -> tuple[list[tuple[PronounQuestion, np.ndarray, np.ndarray]], float]:
+        """Logits and similarities of every question's candidates, and the mean loss over the questions."""
+        model: Any = self.model
+        was_training, found, loss = model.training, [], 0.0
+        model.eval()
+        size = self.args.eval_batch_size
+        for start in range(0, len(split.questions), size):
+            questions = split.questions[start : start + size]
+            batch = self._prepare_inputs(self.encoder.batch([self.encoder.features(q) for q in questions]))
+            with self.compute_loss_context_manager():
+                outputs = model(**batch)
+            loss += float(outputs.loss) * len(questions)
+            for question, logits, similarity in zip(questions, outputs.logits, outputs.similarity, strict=True):
+                count = len(question.candidates)
+                own = (logits[:count].float().cpu().numpy(), similarity[:count].float().cpu().numpy())
+                found.append((question, *own))
+        model.train(was_training)
+        return found, loss / max(len(found), 1)
+
+
+class _Run:
+    """The objects that one run needs at the same time."""
+
+    def __init__(
+        self,
+        *,
+        settings: HybridSettings,
+        methods: list[Method],
+        data: TaskData,
+        folder: RunFolder,
+        reporter: Reporter,
+        arguments: TrainingArguments,
+    ) -> None:
+        self.folder, self.data = folder, data
+        meter = Meter(arguments.device)
+        language_model, self.tokenizer = load_language_model(
+            settings.model, trust_remote_code=settings.trust_remote_code
+        )
+        train = PronounSplit.of(data.splits["train"])
+        self.splits = {"train": train} | {
+            name: PronounSplit.of(rows, train.questions) for name, rows in data.splits.items() if name != "train"
+        }
+        for name, split in self.splits.items():
+            count = split.counts()
+            reporter.note(
+                f"{name}: {count['aligned']:,} of {count['rows']:,} rows put a candidate in the place of a pronoun: "
+                f"{count['questions']:,} questions, {count['alone']:,} without a rival. The other rows get the label "
+                "that most training rows have."
+            )
+        encoder = PronounEncoder(
+            self.tokenizer, min(settings.max_length, longest_input(language_model, self.tokenizer))
+        )
+        rows = [encoder.known(question) for question in train.questions]
+        if not rows:
+            raise DataError("no training row puts a candidate in the place of a pronoun: there is nothing to learn.")
+        for split in self.splits.values():
+            for question in split.questions:
+                encoder.features(question)  # what is too long is told before training
+        set_seed(settings.seed)  # the projection is drawn
+        weights = HybridLoss(settings.ranking_weight, settings.margin, settings.sharpness)
+        self.model = HybridNetwork(language_model, weights)
+        arguments.remove_unused_columns = False  # the rows are questions, of which the collator makes a batch
+        interrupt = InterruptCallback()
+        trainer = HybridTrainer(
+            model=self.model,
+            args=arguments,
+            methods=methods,
+            train_dataset=rows,
+            eval_dataset=self.splits["validation"],
+            data_collator=encoder.batch,
+            processing_class=self.tokenizer,
+            encoder=encoder,
+            fallback=int(train.labels.mean() > 0.5),
+            callbacks=[interrupt],
+        )
+        trainer.remove_callback(PrinterCallback)
+        report = ReportCallback(reporter, folder, meter)
+        self.training = Resumable(trainer, folder, reporter, report, meter, interrupt, settings.seed)
+
+    def finish(self, metrics: dict[str, Any]) -> RunResult:
+        """Measure, train from where the folder stands, measure again, save."""
+        if "before" not in metrics:
+            metrics = {"before": self._evaluate()}
+            write_json(self.folder.metrics, metrics)
+        state = self.training.run()
+        if state.global_step < state.max_steps:
+            raise Interrupted(state.global_step, state.max_steps)
+        metrics |= {
+            "after": self._evaluate(),
+            "metric": self.data.task.metric,
+            "alignment": {name: split.counts() for name, split in self.splits.items()},
+            "training": self.training.summary(state),
+            "methods": [{"name": m.name, **m.settings()} for m in self.training.trainer.stack.methods],
+        }
+        self._save()
+        write_json(self.folder.metrics, metrics)
+        return RunResult(self.folder.path, metrics, was_finished=False)
+
+    def _evaluate(self) -> dict[str, dict[str, float]]:
+        results = {}
+        for name, split in self.splits.items():
+            if name != "train":
+                rows: Any = split
+                found: Mapping[str, float] = self.training.trainer.evaluate(rows, metric_key_prefix=name)
+                results[name] = {"rows": len(split.labels)} | {k.removeprefix(f"{name}_"): v for k, v in found.items()}
+        return results
+
+    def _save(self) -> None:
+        self.folder.save_model(self.model.language_model, self.tokenizer)
+        with replaced_when_whole(self.folder.path / QUERY_FILE) as unfinished:
+            save_file({"query.weight": self.model.query.weight.detach().cpu().contiguous()}, unfinished)
+
+
+def load_language_model(
+    name: str, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a masked language model with its pretrained head, and its tokenizer; safetensors only.
+
+    Raises:
+        ModelNotFoundError: it is nowhere, cannot be loaded, or comes without a masked-language-model head.
+    """
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    source = find_model(name)
+    options: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": source.found_in != "hub",
+    }
+    try:
+        model, loading = AutoModelForMaskedLM.from_pretrained(
+            source.location, use_safetensors=True, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    except Exception as error:  # Transformers raises many types here; each becomes one line
+        reason = " ".join(str(error).split())[:300]
+        raise ModelNotFoundError(
+            f"--model {name}: cannot be loaded as a masked language model ({type(error).__name__}: {reason})."
+        ) from error
+    missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ModelNotFoundError(
+            f"--model {name}: holds no whole masked language model, {missing[0]} is not in its weights: the hybrid "
+            "network needs a checkpoint with its masked-language-model head, such as bert-base-uncased."
+        )
+    return model, tokenizer

@@ -1,0 +1,146 @@
+"""Calibration and robustness in a report: from what the runs kept, and from what `steadytune evaluate` measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steadytune.experiments.records import Cell, Comparison, RunRecord
+from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
+from steadytune.experiments.report_data import CellView, is_number
+from steadytune.experiments.report_text import label, plain_text
+
+FILE, FORMAT = "evaluation.json", 1
+#: Width of a bin of the reliability diagram is the 15th part of 1.
+BINS = 15
+#: Of all seeds together; the share of fewer rows says little.
+LEAST_ROWS = 10
+NOISES = {
+    "typos": "typing errors",
+    "casing": "flipped case",
+    "keyboard": "neighbouring keys",
+    "ocr": "misread characters",
+    "word_drop": "dropped words",
+}
+
+
+def with_evaluations(comparison: Comparison, folder: Path) -> Comparison:
+    """Add to the runs' metrics what `steadytune evaluate` has written into their folders.
+
+    ``calibration`` by split, ``perturbations`` and ``embedding_attack`` as ``{name: [[strength, score], ...]}`` with
+    ``evaluated_split`` they are of. A run without the file, or with one of another format, stays as it is.
+    """
+    return replace(comparison, cells=tuple(_with_evaluations(cell, folder) for cell in comparison.cells))
+
+
+def _with_evaluations(cell: Cell, folder: Path) -> Cell:
+    runs = []
+    for run in cell.runs:
+        content = _read(folder / "runs" / run.key / FILE)
+        runs.append(replace(run, metrics={**run.metrics, **_measured(run, content)}) if content else run)
+    return replace(cell, runs=tuple(runs))
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
+
+
+def _measured(run: RunRecord, content: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(run.metrics.get("calibration", {}))
+    for split, found in content.get("calibration", {}).items():
+        bins = [[b["confidence"], b["accuracy"], b["count"]] for b in found.get("bins", ()) if b.get("count")]
+        values = {name: found.get(name) for name in ("rows", "ece", "brier", "nll", "temperature")}
+        scaled = found.get("scaled") or {}
+        kept.setdefault(split, {**values, "ece_scaled": scaled.get("ece"), "bins": bins})
+    noises = {
+        kind: sorted([float(rate), found.get("mean")] for rate, found in rates.items())
+        for kind, rates in content.get("perturbations", {}).items()
+    }
+    attack = content.get("embedding_attack", {})
+    points = sorted([float(radius), found.get("robust_accuracy")] for radius, found in attack.items())
+    settings = content.get("settings", {})
+    splits = {part: settings.get(part, {}).get("split", "") for part in ("perturbations", "embedding_attack")}
+    return {
+        "calibration": kept,
+        "perturbations": noises,
+        "embedding_attack": {"attack": points},
+        "evaluated_split": splits,
+    }
+
+
+def calibration_curves(view: CellView) -> list[CurveView]:
+    """The reliability diagram of each test split: all seeds' predictions in one."""
+    found = []
+    for split in view.cell.test_splits or ("validation",):
+        lines = [line for candidate in view.cell.candidates if (line := _pooled(view, candidate, split)) is not None]
+        if lines:
+            even = Line("as it should be", 0, ((0.0, 0.0), (1.0, 1.0)), dashed=True)
+            title = f"Calibration on {plain_text(split)}"
+            caption = (
+                "All seeds' predictions together, by how sure the model was. Below the dashed line it is surer than "
+                f"it may be. Bins of fewer than {LEAST_ROWS} rows are left out."
+            )
+            lowest = min(min(point) for line in lines for point in line.points)
+            even = replace(even, points=((lowest, lowest), (1.0, 1.0)))
+            found.append(CurveView(title, "confidence", "share that is right", (*lines, even), (), True, caption))
+    return found
+
+
+def _pooled(view: CellView, candidate: str, split: str) -> Line | None:
+    sums: dict[int, list[float]] = {}
+    for run in view.cell.of(candidate):
+        measured = run.metrics.get("calibration", {}).get(split) or {}
+        for confidence, accuracy, count in measured.get("bins", ()):
+            if is_number(confidence) and is_number(accuracy) and is_number(count):
+                place = min(max(math.ceil(confidence * BINS) - 1, 0), BINS - 1)
+                total = sums.setdefault(place, [0.0, 0.0, 0.0])
+                for i, value in enumerate((confidence * count, accuracy * count, count)):
+                    total[i] += value
+    points = tuple((c / n, a / n) for _, (c, a, n) in sorted(sums.items()) if n >= LEAST_ROWS)
+    return Line(label(candidate), view.slots[candidate], points) if len(points) > 1 else None
+
+
+def robustness_curves(view: CellView) -> list[CurveView]:
+    """The score under each kind of noise by its rate, and under the attack on the embeddings by its radius."""
+    finished = [run for run in view.cell.runs if run.status == "finished"]
+    metric = plain_text(view.cell.metric)
+    found = []
+    for part, x_label in (("perturbations", "rate of the noise"), ("embedding_attack", "radius of the attack")):
+        kinds = dict.fromkeys(kind for run in finished for kind in run.metrics.get(part, ()))
+        for kind in kinds:
+            lines = candidate_lines(view, lambda run, p=part, k=kind: run.metrics.get(p, {}).get(k))
+            split = next((s for run in finished if (s := run.metrics.get("evaluated_split", {}).get(part))), "")
+            on = f" on {plain_text(split)}" if split else ""
+            if part == "embedding_attack":
+                title, y_label = f"Attack on the embeddings{on}", f"accuracy{on}"
+            else:
+                title = f"{NOISES.get(kind, plain_text(kind)).capitalize()}{on}"
+                y_label = f"{metric}{on}"
+            caption = "Measured by steadytune evaluate, on the runs whose model was kept."
+            found.append(CurveView(title, x_label, y_label, lines, (), True, caption))
+    return [curve for curve in found if curve.lines]
+
+
+def calibration_rows(view: CellView) -> list[tuple[str, str, int, list[float | None]]]:
+    """Means over the seeds: split, candidate, slot, and ECE, ECE after temperature scaling, Brier score, NLL."""
+    rows = []
+    for split in view.cell.test_splits or ("validation",):
+        for candidate in view.cell.candidates:
+            measured = [run.metrics.get("calibration", {}).get(split) or {} for run in view.cell.of(candidate)]
+            means = [_mean(measured, name) for name in ("ece", "ece_scaled", "brier", "nll")]
+            if means[0] is not None:
+                rows.append((plain_text(split), label(candidate), view.slots[candidate], means))
+    return rows
+
+
+def _mean(measured: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [found[name] for found in measured if is_number(found.get(name))]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,93 @@
+"""Training that ends, is stopped, or goes on from its last checkpoint: what runs of every kind share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import TrainerState, set_seed
+
+from steadytune.core.errors import DivergedError
+from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.measure import Meter
+from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, ending_gently
+from steadytune.hosts.trainer import SteadyTrainer
+
+
+@dataclass
+class Resumable:
+    """A training in a run's folder.
+
+    Attributes:
+        trainer: trains; its model and methods are as at the beginning of a run.
+        folder: holds the checkpoints and the log.
+        reporter: is told what happens.
+        report: carries progress out of the trainer while it trains.
+        meter: measures the updates.
+        interrupt: ends the training early.
+        seed: training draws from it, whatever was evaluated before.
+    """
+
+    trainer: SteadyTrainer
+    folder: RunFolder
+    reporter: Reporter
+    report: ReportCallback
+    meter: Meter
+    interrupt: InterruptCallback
+    seed: int
+
+    def run(self) -> TrainerState:
+        """Train to the end, or to where the user stops it, from where the folder stands.
+
+        Raises:
+            DivergedError: a weight is not finite at the end.
+        """
+        checkpoint = self.folder.last_checkpoint()
+        if checkpoint is not None:
+            self.reporter.note(f"Continuing from {checkpoint}.")
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                # Training had ended, only the results were missing; the Trainer would take one update more.
+                self._take_weights(str(checkpoint))
+                self.meter.earlier_seconds = self.folder.logged_seconds()
+                return state
+        self.trainer.add_callback(self.report)
+        set_seed(self.seed)
+        try:
+            with ending_gently(self.interrupt, self.reporter):
+                self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            self.reporter.stop()
+            self.trainer.remove_callback(self.report)
+        if self.trainer.state.global_step >= self.trainer.state.max_steps:
+            self._refuse_diverged()
+        return self.trainer.state
+
+    def summary(self, state: TrainerState) -> dict[str, Any]:
+        """What the training cost, by name."""
+        return {
+            "updates": state.global_step,
+            "epochs": state.epoch,
+            "seconds_in_last_session": round(self.report.seconds, 3),
+            **self.meter.summary(state.global_step),
+        }
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that trains."""
+        assert isinstance(self.trainer.model, nn.Module)
+        return self.trainer.model
+
+    def _take_weights(self, checkpoint: str) -> None:
+        self.trainer._load_from_checkpoint(checkpoint)
+        self.trainer.stack.prepare(self.model, resume_from=checkpoint)
+        self.trainer.stack.finish()
+
+    def _refuse_diverged(self) -> None:
+        for name, weight in self.model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise DivergedError(
+                    f"training diverged: after update {self.trainer.state.global_step} the weight {name} is not "
+                    "finite. A smaller --learning-rate may help."
+                )

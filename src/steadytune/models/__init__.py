@@ -1,0 +1,1 @@
+"""Models of our own: several tasks over one encoder, and the hybrid network for pronouns."""

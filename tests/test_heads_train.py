@@ -1,0 +1,415 @@
+"""Training and evaluating every head: what is learned, what is scored, and that it ends the same when interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import heads
+import numpy as np
+import pytest
+import tiny
+import tiny_model
+import torch
+import transformers
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from steadytune.cli import main
+from steadytune.core.errors import DataError, ModelNotFoundError, SettingsError
+from steadytune.experiments import run as run_file
+from steadytune.experiments.models import load_model
+from steadytune.experiments.progress import InterruptCallback, Silent
+from steadytune.experiments.run import Interrupted, train
+from steadytune.experiments.scoring import language_model_scores
+from steadytune.experiments.settings import TrainSettings
+from steadytune.experiments.transfer import transfer
+from steadytune.tasks.answers import question_answering_scores
+from steadytune.tasks.metrics import compute_metrics
+from steadytune.tasks.registry import task_record
+from steadytune.tasks.tagging import tag_scores
+from steadytune.tasks.task import Task, TaskData
+
+tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+#: A head and, for language models, the kind of model.
+KINDS = [
+    *[pytest.param(head, "bert", id=head) for head in heads.TRAINED_HEADS if head != "causal_lm"],
+    pytest.param("causal_lm", "llama", id="decoder"),
+    pytest.param("causal_lm", "t5", id="encoder-decoder"),
+]
+CLASSES = {
+    "classification": transformers.AutoModelForSequenceClassification,
+    "regression": transformers.AutoModelForSequenceClassification,
+    "multi_label": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
+    "question_answering": transformers.AutoModelForQuestionAnswering,
+    "causal_lm": transformers.AutoModelForCausalLM,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tiny_folder) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("models")
+    return {"bert": tiny_folder} | {k: heads.language_model_folder(place / k, k) for k in ("llama", "t5")}
+
+
+@pytest.fixture
+def give(monkeypatch) -> Callable[[TaskData], None]:
+    """Let the runs of this test have these rows."""
+    return lambda data: monkeypatch.setattr(run_file, "load_data", lambda settings: data)
+
+
+@pytest.fixture
+def settings(folders, tmp_path) -> Callable[..., TrainSettings]:
+    def make(kind: str = "bert", folder: str = "run", **changes: Any) -> TrainSettings:
+        return TrainSettings(
+            **{
+                "model": str(folders[kind]),
+                "task": "movie-reviews",
+                "methods": "noisytune,smart",
+                "max_length": 24,
+                "num_train_epochs": 3.0,
+                "per_device_train_batch_size": 4,
+                "learning_rate": 1e-2,
+                "logging_steps": 1,
+                "output_dir": str(tmp_path / folder),
+            }
+            | changes
+        )
+
+    return make
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+# ---------------------------------------------------------------- the scores, by a slow way of their own
+
+
+def slow_scores(data: TaskData, folder: Path, split: str = "test") -> dict[str, float]:
+    """The scores of a saved model, one row at a time, without anything of ours but the metrics."""
+    head = data.task.head
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    kind: Any = CLASSES[head]
+    if head == "causal_lm" and json.loads((folder / "config.json").read_text()).get("is_encoder_decoder"):
+        kind = transformers.AutoModelForSeq2SeqLM
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), "an ordinary model: no missing, unexpected or mismatched keys"
+    model.eval()
+    rows: list[Any] = list(data.splits[split])
+    with torch.no_grad():
+        if head == "token_classification":
+            return _slow_tags(model, tokenizer, rows, data.task.label_names or ())
+        if head == "question_answering":
+            found = [_slow_answer(model, tokenizer, row) for row in rows]
+            return question_answering_scores(found, [row["answers"]["text"] for row in rows])
+        if head == "causal_lm":
+            return _slow_language_model(model, tokenizer, rows)
+        logits = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy() for row in rows]
+        return compute_metrics(head, np.stack(logits), np.array([row["label"] for row in rows]))
+
+
+def _slow_tags(model: Any, tokenizer: Any, rows: list[Any], names: tuple[str, ...]) -> dict[str, float]:
+    predicted = []
+    for row in rows:  # every word of the tiny vocabulary is one token, after [CLS]
+        ids = [tokenizer.cls_token_id, *tokenizer.convert_tokens_to_ids(row["tokens"]), tokenizer.sep_token_id]
+        best = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        predicted.append([names[i] for i in best[1:-1]])
+    return tag_scores(predicted, [[names[i] for i in row["label"]] for row in rows])
+
+
+def _slow_answer(model: Any, tokenizer: Any, row: Any) -> str:
+    words = row["context"].split()
+    ids = tokenizer(row["question"], row["context"], return_tensors="pt")
+    outputs = model(**ids)
+    first = ids["input_ids"].shape[1] - 1 - len(words)
+    spans = [
+        (float(outputs.start_logits[0, first + i] + outputs.end_logits[0, first + j]), i, j)
+        for i in range(len(words))
+        for j in range(i, len(words))
+    ]
+    _, i, j = max(spans)
+    return " ".join(words[i : j + 1])
+
+
+def _slow_language_model(model: Any, tokenizer: Any, rows: list[Any]) -> dict[str, float]:
+    """Greedy decoding for the exact matches, the model's own loss for the perplexity."""
+    total, tokens, written = 0.0, 0, []
+    for row in rows:
+        prompt = tokenizer(row["prompt"], return_tensors="pt")
+        answer = tokenizer(row["answer"], return_tensors="pt", add_special_tokens=False)["input_ids"]
+        answer = torch.cat([answer, torch.tensor([[tokenizer.eos_token_id]])], dim=1)
+        if model.config.is_encoder_decoder:
+            loss = model(**prompt, labels=answer).loss
+            begin = 1
+        else:
+            ids = torch.cat([prompt["input_ids"], answer], dim=1)
+            labels = ids.clone()
+            begin = prompt["input_ids"].shape[1]
+            labels[:, :begin] = -100
+            loss = model(input_ids=ids, labels=labels).loss
+        total += float(loss) * answer.shape[1]
+        tokens += answer.shape[1]
+        greedy = model.generate(**prompt, do_sample=False, max_new_tokens=answer.shape[1])[0, begin:]
+        written.append(greedy.tolist() == answer[0].tolist())
+    return {"perplexity": math.exp(total / tokens), "exact_match": sum(written) / len(rows)}
+
+
+@pytest.mark.parametrize(("head", "kind"), KINDS)
+def test_every_head_learns_and_is_scored(settings, give, head, kind) -> None:
+    data = heads.data(head, train=48)
+    give(data)
+    result = train(settings(kind, num_train_epochs=5.0, learning_rate=5e-3))
+    before, after = (result.metrics[when]["test"] for when in ("before", "after"))
+    assert after["rows"] == len(data.splits["test"])
+    assert after["loss"] < before["loss"], "it learns"
+    assert result.metrics["metric"] == data.task.metric
+    log = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    terms = [line for line in log if "smoothness" in line]
+    assert all(line["smoothness"] > 0 for line in terms)
+    assert terms[-1]["bregman"] > 0
+    slow = slow_scores(data, result.folder / "model")
+    assert {name: after[name] for name in slow} == pytest.approx(slow, rel=1e-4)
+
+
+@pytest.mark.parametrize(("head", "kind"), KINDS)
+def test_every_head_ends_the_same_when_it_is_interrupted(settings, give, monkeypatch, head, kind) -> None:
+    give(heads.data(head, train=16))
+    undisturbed = train(settings(kind, "undisturbed"))
+    made: list[InterruptCallback] = []
+
+    class Remembered(InterruptCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    class Stops(Silent):
+        def step(self, done: int, loss: float | None) -> None:
+            if done == 5:
+                made[-1].interrupt()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_file, "InterruptCallback", Remembered)
+        with pytest.raises(Interrupted):
+            train(settings(kind), Stops())
+    result = train(settings(kind))
+    assert tiny.differences(weights(undisturbed.folder), weights(result.folder)) == []
+    assert result.metrics["after"] == undisturbed.metrics["after"]
+
+
+@pytest.mark.parametrize("methods", ["r_drop", "freelb", "l2_sp,r3f", "mixout,sam", "child_tuning", "neftune,vat"])
+@pytest.mark.parametrize(("head", "kind"), KINDS[2:])
+def test_other_methods_train_every_head(settings, give, head, kind, methods) -> None:
+    give(heads.data(head, train=8, held_out=4))
+    result = train(settings(kind, methods=methods, num_train_epochs=1.0, learning_rate=1e-3))
+    assert result.metrics["training"]["updates"] == 2
+    assert math.isfinite(result.metrics["after"]["test"]["loss"])
+
+
+def test_the_order_of_rows_is_that_of_the_seed_alone(settings, give) -> None:
+    """Losses of the first update, before any weight differs: the same rows with every method."""
+    give(heads.data("classification"))
+    first = {}
+    for methods in ("none", "smart", "r_drop"):
+        for grouped in (True, False):
+            folder = train(
+                settings("bert", f"{methods}-{grouped}", methods=methods, group_by_length=grouped, max_steps=1)
+            ).folder
+            line = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+            first[methods, grouped] = line.get("task_loss", line["loss"])
+    for grouped in (True, False):
+        assert first["none", grouped] == pytest.approx(first["smart", grouped], rel=1e-6)
+        assert first["none", grouped] == pytest.approx(first["r_drop", grouped], rel=1e-6)
+    assert first["none", True] != first["none", False]
+
+
+def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monkeypatch) -> None:
+    long = heads.data("token_classification", train=8, held_out=4)
+    words, tags = ([word for row in long.splits["test"][name] for word in row] for name in ("tokens", "label"))
+    long.splits["test"] = Dataset.from_dict({"tokens": [words], "label": [tags]})
+    give(long)
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "steadytune.tasks.tagging.tag_scores", lambda found, gold: seen.append((found, gold)) or {"f1": 0.0}
+    )
+    result = train(settings(max_length=8, num_train_epochs=1.0))
+    assert result.metrics["after"]["test"]["rows"] == 1
+    names = heads.LABELS["token_classification"]
+    (found,), (gold,) = seen[-1]
+    assert gold == [names[tag] for tag in tags]
+    # Each window alone, as the saved model sees it: a quarter of the tokens is seen again before each window.
+    model = transformers.AutoModelForTokenClassification.from_pretrained(result.folder / "model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(result.folder / "model")
+    expected: list[str] = []
+    for begin in range(0, len(words), 4):
+        ids = tokenizer.convert_tokens_to_ids(["[CLS]", *words[begin : begin + 6], "[SEP]"])
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()[1:-1]
+        expected += [names[i] for i in best][len(expected) - begin :]
+        if begin + 6 >= len(words):
+            break
+    assert found == expected
+
+
+# ---------------------------------------------------------------- single scores
+
+
+def test_perplexity_of_nothing_finite_is_left_out() -> None:
+    assert "perplexity" not in language_model_scores(np.array([[np.nan, 1.0, 2.0]]))
+    assert "perplexity" not in language_model_scores(np.array([[1e9, 0.0, 1.0]]))
+
+
+def test_transfer_names_each_language_and_its_gap() -> None:
+    task = task_record("xnli")
+    scores = {"validation": {"accuracy": 0.9}, "validation_de": {"accuracy": 0.6}, "validation_sw": {"accuracy": 0.3}}
+    found = transfer(task, scores)
+    assert {k: (v["score"], v["split"]) for k, v in found.items()} == {
+        "en": (0.9, "validation"),
+        "de": (0.6, "validation_de"),
+        "sw": (0.3, "validation_sw"),
+    }
+    assert {k: round(v["gap"], 9) for k, v in found.items()} == {"en": 0, "de": 0.3, "sw": 0.6}
+    # Test splits count where English has one too.
+    with_test = transfer(task, scores | {"test": {"accuracy": 1.0}, "test_de": {"accuracy": 0.5}})
+    assert {k: (v["split"], v["gap"]) for k, v in with_test.items() if k != "sw"} == {
+        "en": ("test", 0.0),
+        "de": ("test_de", 0.5),
+    }
+    # TyDi QA has Swahili test rows, but no English ones.
+    swahili = transfer(task_record("tydiqa"), {"validation": {"f1": 0.5}, "test_sw": {"f1": 0.25}})
+    assert swahili["sw"] == {"split": "test_sw", "score": 0.25, "gap": 0.25}
+    assert transfer(task, {"validation": {"accuracy": 0.9}}) == {}
+    assert transfer(task_record("rte"), {"validation": {"accuracy": 0.9}, "test": {"accuracy": 0.9}}) == {}
+
+
+def test_a_run_in_several_languages_has_a_table_of_transfer(settings, give, tmp_path, capsys, monkeypatch) -> None:
+    data = heads.data("classification", held_out=6)
+    record = task_record("xnli")
+    own = {**data.task.__dict__, "sources": record.sources}
+    splits = {**data.splits, "validation_de": data.splits["test"], "validation_sw": data.splits["train"]}
+    del splits["test"]
+    give(TaskData(Task(**own), splits, (), {}))
+    result = train(settings())
+    after = result.metrics["after"]
+    for language in ("de", "sw"):
+        entry = result.metrics["transfer"][language]
+        assert entry["score"] == after[f"validation_{language}"]["accuracy"]
+        assert entry["gap"] == after["validation"]["accuracy"] - entry["score"]
+    monkeypatch.setattr("steadytune.cli.train.check_source", lambda settings: None)
+    options = settings().model_dump(exclude_none=True, exclude={"set", "methods", "trust_remote_code"})
+    given = [
+        part for k, v in options.items() if not isinstance(v, bool) for part in (f"--{k.replace('_', '-')}", str(v))
+    ]
+    assert main(["train", *given, "--methods", "noisytune,smart"]) == 0
+    shown = capsys.readouterr().out
+    assert "gap to en" in shown
+    assert "Mean gap to English over 2 languages" in shown
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("head", ["regression", "multi_label", "question_answering"])
+def test_label_smoothing_is_refused_where_it_would_do_nothing(settings, give, head) -> None:
+    give(heads.data(head, train=8, held_out=4))
+    with pytest.raises(SettingsError, match="--label-smoothing-factor"):
+        train(settings(label_smoothing_factor=0.1))
+
+
+def test_what_is_for_evaluation_only_is_not_trained(capsys, tmp_path) -> None:
+    for task, instead in (("hans", "train on --task"), ("tatoeba", "evaluation only")):
+        assert main(["train", "--task", task, "--output-dir", str(tmp_path / "run")]) == 2
+        error = capsys.readouterr().err
+        assert instead in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_is_no_language_model(tiny_folder, folders, tmp_path) -> None:
+    task = Task("toy", "causal_lm", "", "", "", None, "", None, {}, "perplexity")
+    with pytest.raises(ModelNotFoundError, match="holds no whole language model"):
+        load_model(str(tiny_folder), task)
+    # With a head of its own it would read what it is to write.
+    masked = transformers.BertForMaskedLM(transformers.BertConfig(**tiny.sizes()))
+    masked.save_pretrained(tmp_path / "masked")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "masked")
+    with pytest.raises(ModelNotFoundError, match="is an encoder"):
+        load_model(str(tmp_path / "masked"), task)
+    for kind in ("llama", "t5"):
+        model, _, _ = load_model(str(folders[kind]), task)
+        assert model.config.is_encoder_decoder == (kind == "t5")
+
+
+def test_a_slow_tokenizer_cannot_tell_where_words_are(give, settings, monkeypatch) -> None:
+    give(heads.data("token_classification", train=8, held_out=4))
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "is_fast", False, raising=False)
+    monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "is_fast", False, raising=False)
+    with pytest.raises(SettingsError, match="needs a fast tokenizer"):
+        train(settings())
+
+
+def test_a_head_of_another_width_is_told(tiny_folder, tmp_path, give, settings) -> None:
+    give(heads.data("token_classification", train=8, held_out=4))
+    folder = train(settings(num_train_epochs=1.0)).folder / "model"
+    task = Task("toy", "token_classification", "", "", "", None, "", ("O", "B-x"), {}, "f1")
+    with pytest.raises(ModelNotFoundError, match="its head has not 2 outputs"):
+        load_model(str(folder), task)
+
+
+def test_rows_without_validation_are_told(monkeypatch, settings) -> None:
+    from steadytune.experiments import data as data_file
+
+    data = heads.data("classification", train=8, held_out=4)
+    del data.splits["validation"]
+    monkeypatch.setattr(data_file, "load_task", lambda name, folder: data)
+    with pytest.raises(DataError, match="no validation rows"):
+        data_file.load_data(settings())
+
+
+def test_the_data_folder_is_an_option_or_in_the_environment(monkeypatch, settings) -> None:
+    from steadytune.experiments import data as data_file
+
+    asked: list[Any] = []
+
+    def load(name: str, folder: Any) -> TaskData:
+        asked.append(folder)
+        return heads.data("classification", train=8, held_out=4)
+
+    monkeypatch.setattr(data_file, "load_task", load)
+    data_file.load_data(settings())
+    monkeypatch.setenv("STEADYTUNE_DATA", "/from/environment")
+    data_file.load_data(settings())
+    data_file.load_data(settings(data_dir="/as/option"))
+    assert asked == [None, "/from/environment", "/as/option"]
+
+
+# ---------------------------------------------------------------- real data
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "wnut17").is_dir(), reason="needs ../shared/data beside the repository")
+def test_minilm_learns_to_tag_real_posts(tmp_path) -> None:
+    result = train(
+        TrainSettings(
+            task="wnut17",
+            data_dir=str(REAL),
+            methods="smart",
+            train_size=400,
+            max_eval_samples=200,
+            num_train_epochs=3.0,
+            learning_rate=5e-4,
+            max_length=64,
+            output_dir=str(tmp_path / "run"),
+        )
+    )
+    before, after = (result.metrics[when]["validation"] for when in ("before", "after"))
+    assert before["f1"] < 0.05
+    assert after["f1"] > 0.1

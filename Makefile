@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-cluster contract lint format docs families clean
+.PHONY: run test test-cluster test-gpu test-oldest contract lint format docs families clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -21,6 +21,30 @@ test: $(STAMP)
 
 test-cluster: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/test_ray.py
+
+# On a machine with a CUDA GPU; the figures go to benchmarks/results/gpu-<name>.json.
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+# The oldest supported versions, in an environment of their own. PyPI's torch 2.6 for Linux brings CUDA (3 GB); where
+# download.pytorch.org can be reached: make test-oldest TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
+OLDEST ?= .venv-oldest
+TORCH_INDEX ?=
+# What depends on torch and Transformers.
+OLDEST_TESTS ?= tests/test_contract.py tests/test_compose.py tests/test_trainer.py tests/test_invariants.py \
+	tests/test_smart_parity.py tests/test_noisytune.py tests/test_parity_loss_and_step.py \
+	tests/test_parity_optimizer_and_model.py tests/test_loop_mistakes.py tests/test_faults_of_others.py \
+	tests/test_devices.py tests/test_compile.py
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_TESTS)
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet $(TORCH_INDEX) -c constraints-oldest.txt torch
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[demo,lora,optimizers,search]' \
+		'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100'
+	touch $@
 
 # The contract on methods of your own: make contract METHODS=own_method
 contract: $(STAMP)
@@ -44,7 +68,7 @@ families: $(STAMP)
 	$(BIN)/python docs/generate.py --families
 
 clean:
-	rm -rf $(VENV) build dist site
+	rm -rf $(VENV) $(OLDEST) build dist site
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,4 +1,7 @@
-"""Writes docs/compatibility.md from the facts on the methods' classes; `make docs` runs it, a test compares."""
+"""Writes docs/compatibility.md from the facts on the methods' classes, and the table in docs/tasks.md.
+
+`make docs` runs it, a test compares.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,12 @@ from steadytune.contract.matrix import Refusals, everything, table
 from steadytune.core.composition import conflict, total_cost
 from steadytune.core.cost import PLAIN_STEP
 from steadytune.methods.registry import REGISTRY, method_classes
+from steadytune.tasks.registry import task_names, task_record
 
 PAGE = Path(__file__).parent / "compatibility.md"
+TASKS_PAGE = Path(__file__).parent / "tasks.md"
+_TABLE = "<!-- The table is written by docs/generate.py. -->\n"
+_END = "<!-- end of the table -->"
 FAMILIES_PAGE = Path(__file__).parent / "families.md"
 
 
@@ -111,7 +118,32 @@ def families_page(found: Refusals) -> str:
     )
 
 
+def tasks_table() -> list[str]:
+    """One row per named task: head, metric, folder, Hub, source."""
+    lines = ["| task | head | metric | data folder | on the Hub | source |", "|---|---|---|---|---|---|"]
+    for task in map(task_record, task_names()):
+        folders = dict.fromkeys(source.file.split("/")[0] for source in task.sources)
+        if task.family == "GLUE":
+            folders = {f"glue/{task.name}": None}
+        places = ", ".join(f"`{folder}`" for folder in folders) or "a wheel"
+        hub = ", ".join(f"`{hub}`" for hub in dict.fromkeys(s.hub_id for s in task.sources if s.hub_id)) or "-"
+        mark = " *" if task.evaluation_only else ""
+        head = task.head.replace("_", " ")
+        lines.append(
+            f"| `{task.name}`{mark} | {head} | {', '.join(task.metrics)} | {places} | {hub} | {task.citation} |"
+        )
+    return lines
+
+
+def tasks_page() -> str:
+    """The page on tasks with the table as it follows from the records."""
+    before, _, rest = TASKS_PAGE.read_text(encoding="utf-8").partition(_TABLE)
+    after = rest.partition(_END)[2]
+    return before + _TABLE + "\n" + "\n".join(tasks_table()) + "\n\n" + _END + after
+
+
 if __name__ == "__main__":
+    TASKS_PAGE.write_text(tasks_page(), encoding="utf-8")
     if "--families" in sys.argv:
         FAMILIES_PAGE.write_text(families_page(everything()), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -83,7 +84,8 @@ def rowwise_randomness() -> Iterator[None]:
     def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0:
             return x
-        return x * (torch.rand(x.shape[1:], dtype=x.dtype) >= p) / (1 - p)
+        kept = torch.rand(x.shape[1:], dtype=x.dtype) >= p
+        return x * kept.to(x.device) / (1 - p)
 
     def seed(self: StepRunner, *parts: int | str) -> int:
         return derive_seed(self.seed, self.updates, *parts)
@@ -250,9 +252,19 @@ def in_the_trainer(
         host = surroundings._trainer(network, [METHODS[name](**settings)], folder, **changes)
         if dies_at is not None:
             host.add_callback(Death(dies_at, place.rank))
-        host.train(resume_from_checkpoint=str(resume) if resume else None)
+        host.train(resume_from_checkpoint=str(for_place(resume, folder, place)) if resume else None)
         assert host.is_fsdp_enabled == (place.wrapping == "fsdp")
         return full_weights(host.accelerator.unwrap_model(host.model))
+
+
+def for_place(checkpoint: Path, folder: Path, place: Place) -> Path:
+    """A copy of a checkpoint with this place's batch size; old versions of Transformers go on with the one in it."""
+    own = folder / f"from-{place.rank}" / checkpoint.name
+    shutil.copytree(checkpoint, own)
+    path = own / "trainer_state.json"
+    state = json.loads(path.read_text()) | {"train_batch_size": GLOBAL_BATCH // place.world}
+    path.write_text(json.dumps(state))
+    return own
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import pytest
 import tiny_model
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from steadytune.cli import main
 from steadytune.core.errors import DivergedError, MethodError, SettingsError
@@ -332,6 +333,27 @@ def test_a_run_evaluated_later_scores_like_one_evaluated_at_once(settings) -> No
     assert whole.metrics["after"] == record.metrics["after"]
 
 
+def test_runs_of_workers_are_those_of_train_to_the_last_bit(settings) -> None:
+    cell = compare(settings(keep_models="all", workers=2, learning_rates=[1e-3])).cells[0]
+    for record in cell.runs:
+        alone = train(
+            settings().run_settings(
+                methods=list(record.methods) or ["none"],
+                learning_rate=1e-3,
+                seed=record.seed,
+                output_dir=record.key,
+                logging_steps=1,  # as a comparison does with runs of few updates
+            )
+        )
+        assert record.metrics["after"] == alone.metrics["after"]
+        folders = (Path("out/runs") / record.key, alone.folder)
+        weights, same = (load_file(folder / "model" / "model.safetensors") for folder in folders)
+        assert weights.keys() == same.keys()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
+        losses = [line["loss"] for line in RunFolder(alone.folder).read_log() if "loss" in line]
+        assert [y for _, y in record.training["curve"]] == losses
+
+
 # ---------------------------------------------------------------- what is kept
 
 
@@ -623,6 +645,19 @@ def records() -> dict[str, int]:
 def undisturbed() -> list[Any]:
     """Filled by the first test that needs it."""
     return []
+
+
+def test_a_comparison_in_the_background_of_a_script_stops_at_sigterm(long_options) -> None:
+    # There SIGINT is ignored, by which a worker is asked to save a checkpoint, in training and outside of it.
+    given = [sys.executable, "-m", "steadytune", *command(long_options, num_train_epochs=2000.0)]
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *given]
+    process = subprocess.Popen(ignoring, stderr=subprocess.PIPE, text=True)
+    until(lambda: bool(list(Path("out/runs").glob("*/checkpoints/*/steadytune.safetensors"))), process)
+    workers = psutil.Process(process.pid).children()
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, "the same command continues" in error) == (130, True)
+    assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)

@@ -578,6 +578,18 @@ def test_excerpts_are_short_and_printable(text):
         assert shown == repr(text)
 
 
+def test_the_fingerprint_follows_from_the_rows(tmp_path):
+    """By it tokenized rows are found again in the cache."""
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(40)]
+    first = load_files(csv_file(tmp_path / "a.csv", rows))
+    again = load_files(csv_file(tmp_path / "b.csv", rows))
+    other = load_files(csv_file(tmp_path / "c.csv", [*rows[:-1], ("text 39", "a")]))
+    for split in ("train", "validation"):
+        assert first.splits[split]._fingerprint == again.splits[split]._fingerprint
+    assert first.splits["train"]._fingerprint != other.splits["train"]._fingerprint
+    assert first.splits["train"]._fingerprint != first.splits["validation"]._fingerprint
+
+
 # --- real data -------------------------------------------------------------------------------------------------------
 
 

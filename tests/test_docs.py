@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import comparisons
+import glue_rows
 import heads
 import pytest
 
@@ -68,10 +69,21 @@ def test_commands_work(line, tmp_path, monkeypatch, capsys):
     if "--model decoder" in line:  # one of the reader's own
         heads.language_model_folder(tmp_path / "decoder", "llama")
     arguments = shlex.split(line)[1:]
+    if "rte" in line or arguments[0] == "hybrid":  # on rows of these tasks
+        rows = glue_rows.write_tasks(tmp_path / "data", {"rte": 8, "mrpc": 8, "sst2": 8, "stsb": 8}, 4)
+        monkeypatch.setenv("STEADYTUNE_DATA", str(glue_rows.write_wnli(rows)))
+        glue_rows.language_model_folder(tmp_path / "bert-base-uncased")
+    if "runs/mtl/" in line:  # of multi-task training that has ended
+        assert main(["multitask", "--tasks", "rte,sst2", "--max-steps", "1", "--output-dir", "runs/mtl"]) == 0
+    if arguments[0] in ("multitask", "hybrid"):
+        arguments += ["--max-steps", "1"]
     if arguments[0] in ("train", "compare"):  # the command itself, on fewer rows
         arguments += ["--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]
     if arguments[0] == "compare":
         arguments += ["--seeds", "1", "--learning-rates", "1e-4", "--methods", "none,noisytune"]
+    if arguments[0] == "evaluate":  # a run that is there
+        assert main(["train", "--train-file", "train.csv", "--max-steps", "1", "--output-dir", arguments[1]]) == 0
+        arguments += ["--max-eval-samples", "4", "--seeds", "1"]
     if arguments[0] == "report":  # of a comparison that is there
         (tmp_path / arguments[1]).mkdir(parents=True)
         content = json.dumps(comparisons.comparison().as_json())
@@ -145,6 +157,7 @@ def test_the_generated_page_is_up_to_date():
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
+    assert generate.TASKS_PAGE.read_text(encoding="utf-8") == generate.tasks_page(), "run `make docs`"
 
 
 def test_the_example_in_the_docs_is_the_example():

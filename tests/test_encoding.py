@@ -16,6 +16,7 @@ from transformers import BertTokenizerFast
 
 from steadytune.core.errors import SettingsError
 from steadytune.experiments import encoding
+from steadytune.experiments.answer_spans import best_span
 from steadytune.experiments.encoders import IGNORED, encoder_for
 from steadytune.experiments.encoding import encode, lengths_of
 from steadytune.experiments.sampling import GroupedByLength, grouped_order
@@ -104,6 +105,61 @@ def test_answers_are_where_they_were(tokenizer, words, max_length, data) -> None
     assert covered == {o[0] for o in whole}, "every token of the context is in a window"
     if len(whole) <= max_length - 4 - 3:
         assert held == 1
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "expected"),
+    [
+        ("playing a", "play", (0, 4)),  # within a word, and not the token behind it
+        ("playing a", "ing", (4, 7)),
+        ("a playing", "a play", (0, 6)),
+        ("playing a", "lay", (0, 4)),  # the token that holds it
+    ],
+)
+def test_an_answer_may_be_a_part_of_a_word(tokenizer, context, answer, expected) -> None:
+    answers = [{"text": [answer], "answer_start": [context.index(answer)]}]
+    row = {"question": ["who ?"], "context": [context], "answers": answers}
+    found = encoder_for("question_answering", tokenizer, 24)(row, [0])
+    start, end = found["start_positions"][0], found["end_positions"][0]
+    assert (found["offset_start"][0][start], found["offset_end"][0][end]) == expected
+
+
+def test_a_window_with_a_part_of_the_answer_is_one_without(tokenizer) -> None:
+    context = "a b " * 8  # 16 tokens, in windows of 11 that share 4
+    answers = [{"text": ["a b a b a b"], "answer_start": [12]}]  # tokens 6 to 11
+    row = {"question": ["who ?"], "context": [context.strip()], "answers": answers}
+    found = encoder_for("question_answering", tokenizer, 16)(row, [0])
+    first = [next(s for s in starts if s >= 0) // 2 for starts in found["offset_start"]]
+    assert len(first) == 2
+    assert first[1] > 6, "the second window begins within the answer"
+    assert (found["start_positions"], found["end_positions"]) == ([0, 0], [0, 0])
+
+
+def slow_best_span(starts: list[float], ends: list[float], allowed: list[bool]) -> tuple[float, int, int] | None:
+    spans = [
+        (-(starts[i] + ends[j]), i, j)
+        for i in range(len(starts))
+        for j in range(i, min(len(starts), i + 30))
+        if allowed[i] and allowed[j] and np.isfinite([starts[i], ends[j]]).all()
+    ]
+    return (-min(spans)[0], *min(spans)[1:]) if spans else None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 19), st.integers(0, 10_000))
+def test_the_best_span_is_the_best_of_all(length, seed) -> None:
+    chance = np.random.default_rng(seed)
+    starts, ends = chance.normal(size=(2, length))
+    allowed = chance.random(length) < 0.7
+    if seed % 5 == 0:
+        starts[chance.integers(length)] = np.nan
+    assert best_span(starts, ends, allowed) == slow_best_span(list(starts), list(ends), list(allowed))
+
+
+def test_an_answer_has_at_most_30_tokens() -> None:
+    starts, ends = np.zeros(60), np.zeros(60)
+    starts[5], ends[35], ends[34] = 9, 9, 4
+    assert best_span(starts, ends, np.ones(60, dtype=bool)) == (13.0, 5, 34)
 
 
 def test_a_long_question_is_cut_and_told(tokenizer) -> None:

@@ -373,3 +373,19 @@ def test_movement_reports_similarity_per_layer() -> None:
     pretrained = tiny.bert()
     found = movement(moved(pretrained, 0.05), pretrained, [tiny.batch(8)])
     assert [layer.cka is not None for layer in found.layers] == [True, True, True, False]
+
+
+def test_only_real_tokens_are_moved() -> None:
+    """Also in a model that looks at its padding, which gives it a gradient (Qwen3 does)."""
+
+    class Leaky(Linear):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+            return super().forward(input_ids, torch.ones_like(attention_mask))
+
+    model, batch = Leaky(torch.eye(WIDTH)), ids(4)
+    with at_rest(model), torch.no_grad():
+        asked = Asked(model, batch)
+        everywhere = torch.ones(asked.seen.shape, dtype=torch.float64)
+        assert torch.equal(asked.moved(everywhere * (1 - batch["attention_mask"]).unsqueeze(-1)), asked.clean)
+        share = batch["attention_mask"].double().mean(1, keepdim=True)
+        assert torch.allclose(asked.moved(everywhere) - asked.clean, share.expand(4, WIDTH))

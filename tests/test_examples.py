@@ -30,6 +30,8 @@ def test_every_example_is_run_by_a_test() -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers(name: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "lightning_module":
+        pytest.importorskip("lightning", reason="the extra `lightning`")
     run(name, tiny_folder, tmp_path / "trained", monkeypatch)
     _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "trained", output_loading_info=True)
     assert not info["unexpected_keys"]

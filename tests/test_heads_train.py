@@ -238,7 +238,7 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
     monkeypatch.setattr(
         "steadytune.tasks.tagging.tag_scores", lambda found, gold: seen.append((found, gold)) or {"f1": 0.0}
     )
-    result = train(settings(max_length=8, num_train_epochs=1.0))
+    result = train(settings(max_length=8, methods="none", num_train_epochs=8.0))
     assert result.metrics["after"]["test"]["rows"] == 1
     names = heads.LABELS["token_classification"]
     (found,), (gold,) = seen[-1]
@@ -254,6 +254,7 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
         expected += [names[i] for i in best][len(expected) - begin :]
         if begin + 6 >= len(words):
             break
+    assert len(set(expected)) > 1
     assert found == expected
 
 
@@ -395,21 +396,23 @@ def test_the_data_folder_is_an_option_or_in_the_environment(monkeypatch, setting
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "wnut17").is_dir(), reason="needs ../shared/data beside the repository")
-def test_minilm_learns_to_tag_real_posts(tmp_path) -> None:
+@pytest.mark.skipif(not (REAL / "udpos").is_dir(), reason="needs ../shared/data beside the repository")
+def test_minilm_learns_real_parts_of_speech(tmp_path) -> None:
     result = train(
         TrainSettings(
-            task="wnut17",
+            task="udpos",
             data_dir=str(REAL),
             methods="smart",
-            train_size=400,
-            max_eval_samples=200,
-            num_train_epochs=3.0,
-            learning_rate=5e-4,
-            max_length=64,
+            train_size=320,
+            max_eval_samples=40,
+            num_train_epochs=2.0,
+            learning_rate=1e-3,
+            max_length=48,
             output_dir=str(tmp_path / "run"),
         )
     )
-    before, after = (result.metrics[when]["validation"] for when in ("before", "after"))
-    assert before["f1"] < 0.05
-    assert after["f1"] > 0.1
+    before, after = (result.metrics[when]["test"] for when in ("before", "after"))
+    assert before["accuracy"] < 0.2
+    assert after["accuracy"] > before["accuracy"] + 0.15
+    # An English model on text of another script: much is lost.
+    assert result.metrics["transfer"]["zh"]["gap"] > 0.05

@@ -39,6 +39,7 @@ from steadytune import (
     smoothness,
 )
 from steadytune.core.errors import HostError
+from steadytune.hosts.fused_head import WithLogits, has_fused_head
 
 trl = pytest.importorskip("trl", reason="the extra `trl`")
 
@@ -340,18 +341,14 @@ def test_losses_without_logits_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(HostError, match="loss_type='nll'"):
         refused(tmp_path, [smart()], loss_type="chunked_nll")()
-    trainer = SteadySFTTrainer
-    assert issubclass(trainer, trl.SFTTrainer)
 
 
 def test_a_model_with_a_fused_head_answers_as_the_fused_head() -> None:
-    from trl.trainer.utils import add_fused_lm_head
-
-    from steadytune.hosts.fused_head import WithLogits, has_fused_head
-
+    if not hasattr(trl.trainer.utils, "add_fused_lm_head"):
+        pytest.skip("this version of TRL has no fused head")
     model: LlamaForCausalLM = tiny_language.causal(dtype=torch.float64)
     assert not has_fused_head(model)
-    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    trl.trainer.utils.add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     assert has_fused_head(model)
     batch = tiny_language.tokenizer()(["the sky is blue", "grass"], return_tensors="pt", padding=True)
     inputs: dict[str, Tensor] = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}

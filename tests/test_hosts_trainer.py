@@ -150,14 +150,12 @@ def test_the_trainer_s_own_neftune_beside_ours_is_refused(tmp_path: Path) -> Non
     trainer_of(tmp_path, [smoothness(**LARGE)], neftune_noise_alpha=5.0).train()
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("methods", [lambda: [smart(5.0, **LARGE)], lambda: [freelb()]], ids=["smart", "freelb"])
-def test_a_compiled_model_gives_the_same_weights(backend: str, methods: Any, tmp_path: Path) -> None:
+def test_a_compiled_model_gives_the_same_weights(tmp_path: Path) -> None:
+    """The path through the Trainer; compilation itself is tested in test_compile.py."""
     found = []
-    for compiled in (False, True):
+    for settings in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         torch._dynamo.reset()
-        settings = {"torch_compile": True, "torch_compile_backend": backend} if compiled else {}
-        trainer = trainer_of(tmp_path, methods(), optim="sgd", **settings)
+        trainer = trainer_of(tmp_path, [smoothness(**LARGE)], optim="sgd", max_steps=2, **settings)
         trainer.train()
         found.append(tiny.weights(trainer.accelerator.unwrap_model(trainer.model)))
     assert tiny.distance(found[1], found[0]) < 1e-6

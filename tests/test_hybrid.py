@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from glue_rows import bert_config, language_model, language_model_folder, pronouns, tokenizer_in, write_wnli
 from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import (
     AutoModelForMaskedLM,
-    BertConfig,
-    BertForMaskedLM,
     BertModel,
-    BertTokenizerFast,
     RobertaTokenizerFast,
 )
 
@@ -43,49 +39,13 @@ from steadytune.models.hybrid import HybridLoss, HybridNetwork
 from steadytune.tasks.pronouns import PronounQuestion, align, pronoun_questions
 
 WNLI = Path(__file__).parents[2] / "shared" / "data" / "glue" / "wnli"
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-NOUNS = ("cat", "dog", "pot", "shelf", "tree", "roof", "ball", "table")
-WORDS = (*NOUNS, "the", "hit", "because", "it", "was", "red", "blue", "big", "##s", "old", ".", ",")
-
-#: Of the sentences "the A hit the B because it was X": red is the first, blue the second.
-Rows = list[tuple[str, str, int]]
-
-
-def sentences(count: int, seed: int = 0) -> Rows:
-    chance = random.Random(seed)
-    rows: Rows = []
-    for _ in range(count):
-        first, second = chance.sample(NOUNS, 2)
-        color = chance.choice(("red", "blue"))
-        premise = f"The {first} hit the {second} because it was {color}."
-        right = first if color == "red" else second
-        rows += [(premise, f"The {noun} was {color}.", int(noun == right)) for noun in (first, second)]
-    return rows
-
-
-def tokenizer_in(folder: Path) -> BertTokenizerFast:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]) + "\n", encoding="utf-8")
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
-    tokenizer.save_pretrained(folder)
-    return tokenizer
-
-
-def config(dropout: float = 0.0) -> BertConfig:
-    return BertConfig(**tiny.sizes(dropout, vocab_size=len(SPECIAL) + len(WORDS)))
-
-
-def language_model(dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> BertForMaskedLM:
-    return tiny.seeded(lambda: BertForMaskedLM(config(dropout)), 0, dtype)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BERT with a masked-language-model head, with dropout."""
     place = tmp_path_factory.mktemp("language-model") / "tiny"
-    tokenizer_in(place)
-    language_model(dropout=0.1).save_pretrained(place)
-    return place
+    return language_model_folder(place)
 
 
 @pytest.fixture
@@ -101,11 +61,18 @@ def network(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **weights:
     return model
 
 
+def asked(premise: str, pronoun: str, candidates: tuple[str, ...], labels: tuple[int, ...]) -> PronounQuestion:
+    start = premise.split().index(pronoun)
+    start = len(" ".join([*premise.split()[:start], ""]))
+    rows = tuple((row,) for row in range(len(candidates)))
+    return PronounQuestion(premise, start, start + len(pronoun), candidates, labels, rows)
+
+
 QUESTIONS = [
-    PronounQuestion("The cat hit the old pots because it was red.", 33, 35, ("The cat", "the old pots"), (1, 0), ((0,), (1,))),
-    PronounQuestion("It was big, the dog hit the tree.", 0, 2, ("the dog", "the tree", "roof"), (0, 1, 0), ((0,), (1,), (2,))),
-    PronounQuestion("The ball was blue, it hit the dog.", 19, 21, ("the ball",), (0,), ((0,),)),
-]  # fmt: skip
+    asked("The cat hit the old pots because it was red.", "it", ("The cat", "the old pots"), (1, 0)),
+    asked("It was big, the dog hit the tree.", "It", ("the dog", "the tree", "roof"), (0, 1, 0)),
+    asked("The ball was blue, it hit the dog.", "it", ("the ball",), (0,)),
+]
 
 
 # ---------------------------------------------------------------- alignment
@@ -116,14 +83,14 @@ QUESTIONS = [
     [
         ("The drain is clogged. It has to be cleaned.", "The drain has to be cleaned.", (22, "It"), "The drain"),
         ("John took the water bottle so that he'd be lighter.", "John'd be lighter.", (35, "he"), "John"),
-        ("Ann saw Jane, and it's said she'll win.", "Jane'll win.", (29, "she"), "Jane"),
-        ("I took it out, so that it would be lighter, of the bag.", "The bag would be lighter.", (23, "it"), "the bag"),
+        ("Ann saw Jane, and it's said she'll win.", "Jane'll win.", (28, "she"), "Jane"),
+        ("I took it out, so that it would dry, of the bag.", "The bag would dry.", (23, "it"), "the bag"),
         ("Fred and Alice had coats, but they were cold.", "Fred and Alice were cold.", (30, "they"), "Fred and Alice"),
         ("Madonna fired her trainer.", "Madonna fired Madonna's trainer.", (14, "her"), "Madonna's"),
-        ("In the storm, the tree fell. Now, I have to get it removed.", "Now I have to get the tree removed.", (48, "it"), "the tree"),
+        ("The tree fell. Now, I have it removed.", "Now I have the tree removed.", (27, "it"), "The tree"),
         ("A man saw John. He was impressive.", "The man was impressive.", (16, "He"), "the man"),
     ],
-)  # fmt: skip
+)
 def test_the_pronoun_and_its_candidate_are_found(
     premise: str, hypothesis: str, pronoun: tuple[int, str], candidate: str
 ) -> None:
@@ -149,7 +116,7 @@ def test_what_is_no_substitution_is_not_aligned(premise: str, hypothesis: str) -
 
 
 def test_every_row_is_in_a_question_or_unaligned() -> None:
-    rows = [*sentences(20), ("The cat slept.", "The dog slept.", 0)]
+    rows = [*pronouns(20), ("The cat slept.", "The dog slept.", 0)]
     questions, unaligned = pronoun_questions(*map(list, zip(*rows, strict=True)))
     asked = [row for q in questions for own in q.rows for row in own]
     assert sorted([*asked, *unaligned]) == list(range(len(rows)))
@@ -247,13 +214,17 @@ def test_what_is_too_long_or_has_no_mask_is_refused(encoder: PronounEncoder) -> 
 
 
 def test_training_leaves_out_what_no_row_tells(encoder: PronounEncoder) -> None:
-    question = PronounQuestion("The cat hit the dog because it was red.", 28, 30, ("The cat", "the dog"), (0, -1), ((0,), ()))  # fmt: skip
+    question = asked("The cat hit the dog because it was red.", "it", ("The cat", "the dog"), (0, -1))
     assert encoder.known(question)["labels"] == [0]
     assert len(encoder.known(question)["candidates"]) == 1
     assert encoder.features(question)["labels"] == [0, -1]
 
 
 # ---------------------------------------------------------------- scores and loss
+
+
+def dot(first: Sequence[float], second: Sequence[float]) -> float:
+    return math.fsum(a * b for a, b in zip(first, second, strict=True))
 
 
 def slow_scores(model: HybridNetwork, encoder: PronounEncoder, question: PronounQuestion) -> list[tuple[float, float]]:
@@ -273,14 +244,13 @@ def slow_scores(model: HybridNetwork, encoder: PronounEncoder, question: Pronoun
         fill = math.exp(math.fsum(logs) / len(logs))
         hidden = out.hidden_states[-1][0].tolist()
         matrix = model.query.weight.tolist()
-        query = [math.fsum(w * x for w, x in zip(row, hidden[0], strict=True)) for row in matrix]
-        products = [math.fsum(a * b for a, b in zip(query, hidden[i], strict=True)) / math.sqrt(len(query)) for i in c.candidate]  # fmt: skip
+        query = [dot(row, hidden[0]) for row in matrix]
+        products = [dot(query, hidden[i]) / math.sqrt(len(query)) for i in c.candidate]
         attention = [math.exp(x) / math.fsum(math.exp(y) for y in products) for x in products]
-        vector = [math.fsum(a * hidden[i][d] for a, i in zip(attention, c.candidate, strict=True)) for d in range(len(query))]  # fmt: skip
+        columns = list(zip(*(hidden[i] for i in c.candidate), strict=True))
+        vector = [dot(attention, column) for column in columns]
         pronoun = [math.fsum(hidden[i][d] for i in c.pronoun) / len(c.pronoun) for d in range(len(query))]
-        dot = math.fsum(a * b for a, b in zip(vector, pronoun, strict=True))
-        length = math.sqrt(math.fsum(a * a for a in vector) * math.fsum(b * b for b in pronoun))
-        found.append((fill, dot / length))
+        found.append((fill, dot(vector, pronoun) / math.sqrt(dot(vector, vector) * dot(pronoun, pronoun))))
     return found
 
 
@@ -313,7 +283,8 @@ def test_scores_and_loss_are_those_of_slow_arithmetic(encoder: PronounEncoder, w
         margin=weights.margin,
         sharpness=weights.sharpness,
     ).eval()
-    out = model(**encoder.batch([encoder.features(q) for q in QUESTIONS]))
+    with torch.no_grad():
+        out = model(**encoder.batch([encoder.features(q) for q in QUESTIONS]))
     scores = [slow_scores(model, encoder, question) for question in QUESTIONS]
     assert out.logits.shape == (3, 3)
     for row, own in enumerate(scores):
@@ -329,7 +300,8 @@ def test_scores_and_loss_are_those_of_slow_arithmetic(encoder: PronounEncoder, w
 
 def test_a_question_without_a_right_candidate_trains_the_similarity_only(encoder: PronounEncoder) -> None:
     model = network(dtype=torch.float64).eval()
-    out = model(**encoder.batch([encoder.features(QUESTIONS[2])]))
+    with torch.no_grad():
+        out = model(**encoder.batch([encoder.features(QUESTIONS[2])]))
     ((_, cosine),) = slow_scores(model, encoder, QUESTIONS[2])
     assert float(out.loss) == pytest.approx(math.log1p(math.exp(cosine + 0.5)), rel=1e-9)
 
@@ -386,14 +358,7 @@ def test_every_method_trains_it(encoder: PronounEncoder, name: str) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    place = tmp_path / "data"
-    (place / "glue" / "wnli").mkdir(parents=True)
-    unaligned = [("The cat hit the dog.", "The dog was red.", 0)]
-    for split, rows in (("train", sentences(16) + unaligned), ("validation", sentences(8, seed=1) + unaligned)):
-        first, second, labels = map(list, zip(*rows, strict=True))
-        table = pa.table({"sentence1": first, "sentence2": second, "label": labels, "idx": list(range(len(rows)))})
-        pq.write_table(table, place / "glue" / "wnli" / f"{split}.parquet")
-    return place
+    return write_wnli(tmp_path / "data")
 
 
 @pytest.fixture
@@ -434,7 +399,7 @@ class StopAfter(Silent):
 
 
 def test_it_learns_which_noun_is_meant(settings) -> None:
-    result = train_hybrid(settings(methods="none", num_train_epochs=40, learning_rate=5e-3, margin=0.2, sharpness=5.0))
+    result = train_hybrid(settings(methods="none", num_train_epochs=12))
     before, after = (result.metrics[when]["validation"] for when in ("before", "after"))
     assert after["accuracy_aligned"] >= 0.9 > before["accuracy_aligned"]
     assert after["rows"] == 17
@@ -451,7 +416,7 @@ def test_the_folder_holds_language_model_counts_and_scores(settings) -> None:
     assert metrics["alignment"]["train"]["aligned"] == 32
     loaded = AutoModelForMaskedLM.from_pretrained("run/model")
     kept = load_file("run/model/model.safetensors")
-    assert tiny.differences({n: t for n, t in loaded.state_dict().items() if n in kept}, kept | {}) == []
+    assert tiny.differences({name: loaded.state_dict()[name] for name in kept}, kept) == []
     assert load_file("run/hybrid.safetensors")["query.weight"].shape == (tiny.WIDTH, tiny.WIDTH)
     assert train_hybrid(settings()).was_finished
 
@@ -473,8 +438,8 @@ def test_no_strength_is_plain_training(settings) -> None:
 
 def test_a_checkpoint_without_the_head_is_refused(tmp_path: Path, capsys) -> None:
     tokenizer_in(tmp_path / "body")
-    tiny.seeded(lambda: BertModel(config()), 0).save_pretrained(tmp_path / "body")
-    with pytest.raises(ModelNotFoundError, match="holds no whole masked language model, cls.predictions"):
+    tiny.seeded(lambda: BertModel(bert_config()), 0).save_pretrained(tmp_path / "body")
+    with pytest.raises(ModelNotFoundError, match=r"holds no whole masked language model, cls\.predictions"):
         load_language_model(str(tmp_path / "body"))
 
 

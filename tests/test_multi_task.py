@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
 import tiny_model
 import torch
+from glue_rows import write_tags, write_tasks
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -43,18 +43,7 @@ Settings = Callable[..., MultiTaskSettings]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A data folder with a few rows of a task of pairs, one of single texts and one of numbers."""
-    folder = tmp_path / "data"
-    for task, count in TRAIN.items():
-        (folder / "glue" / task).mkdir(parents=True)
-        for split, size in (("train", count), ("validation", EVALUATED)):
-            rows = tiny_model.rows(size, (0, 1), seed=len(task) + len(split))
-            texts, labels = [text for text, _ in rows], [label for _, label in rows]
-            other = texts[::-1]
-            columns: dict[str, Any] = {"sst2": {"sentence": texts}}.get(task, {"sentence1": texts, "sentence2": other})
-            scores = [float(2 * label + i / size) for i, label in enumerate(labels)] if task == "stsb" else labels
-            table = pa.table({**columns, "label": scores, "idx": list(range(size))})
-            pq.write_table(table, folder / "glue" / task / f"{split}.parquet")
-    return folder
+    return write_tasks(tmp_path / "data", TRAIN, EVALUATED)
 
 
 @pytest.fixture
@@ -322,6 +311,21 @@ def test_the_paper_drops_more_of_mnli_and_less_of_cola() -> None:
 def test_other_methods_train_several_tasks(settings, methods: str) -> None:
     result = train_together(settings(methods=methods))
     assert result.metrics["training"]["updates"] == UPDATES
+
+
+def test_tags_train_beside_classes_and_numbers(settings, options, data: Path) -> None:
+    """Each head has its own batches and scores; the tagger's model, trained on, begins where this run ended."""
+    write_tags(data, {"train": 8, "validation": EVALUATED, "test": 4})
+    changes = {"learning_rate": 1e-2, "num_train_epochs": 4.0}
+    result = train_together(settings(tasks="wnut17,rte,stsb", **changes))
+    found = result.metrics["tasks"]["wnut17"]
+    assert found["metric"] == "f1"
+    assert found["after"]["validation"]["f1"] > found["before"]["validation"]["f1"]
+    kept = train(alone(options, "wnut17", model="run/tasks/wnut17", methods="none", max_steps=1))
+    for split in ("validation", "test"):
+        assert kept.metrics["before"][split] == pytest.approx(found["after"][split], rel=1e-5)
+    # The encoder is the one with a pooler, which the tagger alone has not.
+    assert any("pooler" in name for name in saved("run"))
 
 
 def test_accumulation_mixes_tasks_in_an_update(settings) -> None:

@@ -139,7 +139,9 @@ def test_folder_cache_and_hub_give_the_same_rows(tmp_path, monkeypatch):
     folder = folder_with(tmp_path / "data", snli__train=raw, snli__validation=raw, snli__test=raw)
     from_folder = load_task("snli", folder)
     put_in_cache(tmp_path / "cache", "stanfordnlp/snli", "plain_text", splits, tmp_path)
-    from_cache = load_task("snli")
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "_why_not_on_hub", lambda task: pytest.fail("the Hub was asked for what is cached"))
+        from_cache = load_task("snli")
     shutil.rmtree(tmp_path / "cache")
     asked = []
 

@@ -22,11 +22,12 @@ from ray.cluster_utils import Cluster
 from steadytune.core.errors import SettingsError
 from steadytune.experiments import engine_ray
 from steadytune.experiments.cells import plan_cells
+from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import execute, read_record
 from steadytune.experiments.engine_ray import RayEngine
 from steadytune.experiments.grid import CompareSettings, Plan, candidates
 from steadytune.experiments.ray_task import packed, unpack
-from steadytune.experiments.records import RunRecord
+from steadytune.experiments.records import RunRecord, read_comparison
 from steadytune.experiments.watching import Unwatched
 
 tiny_folder = tiny_model.tiny_folder
@@ -247,6 +248,42 @@ class TestCluster:
         engine.close()
         assert record.status == "failed"
         assert "has another version of steadytune" in (record.error or "")
+
+    def test_each_run_takes_a_gpu_where_the_cluster_has_some(self, cluster, settings) -> None:
+        # Nothing here is a GPU: Ray counts what a node says it has.
+        cluster.add_node(num_cpus=4, num_gpus=2, object_store_memory=MEMORY)
+        made = [with_more_steps(plan) for plan in plans(settings())[:3]]
+        at_once: list[int] = []
+        free: list[float] = []
+
+        def look(plan: Plan, done: int) -> None:
+            at_once.append(sum(steps[-1] < LONG for steps in watch.steps.values()))
+            free.append(ray.available_resources().get("GPU", 0.0))
+
+        watch = Watched(look)
+        engine = RayEngine(Path("compared"), cluster.address)
+        assert engine.workers == 2, "two GPUs, though there are four processors"
+        records = list(engine.run(made, watch))
+        assert [record.status for record in records] == ["finished"] * 3
+        assert max(at_once) == 2
+        assert min(free) == 0.0
+        assert ray.cluster_resources()["GPU"] == 2.0
+        engine.close()
+
+    def test_a_cluster_without_gpus_refuses_runs_that_need_one(self, cluster) -> None:
+        add_node(cluster)
+        with pytest.raises(SettingsError, match=r"1 GPU.* has 0"):
+            RayEngine(Path("compared"), cluster.address, gpus=1)
+
+    def test_results_land_under_a_url(self, cluster, settings, tmp_path) -> None:
+        add_node(cluster)
+        given = settings(engine="ray", ray_address=cluster.address, seeds=1, output_dir=f"file://{tmp_path}/kept")
+        found = compare(given)
+        assert [r.status for r in found.cells[0].runs] == ["finished", "finished"]
+        for record in found.cells[0].runs:
+            assert read_record(tmp_path / "kept" / "runs" / record.key) is not None
+        assert read_comparison(tmp_path / "kept") == found
+        assert len(list((tmp_path / "kept").glob("runs/*/model/model.safetensors"))) == 1
 
 
 def test_a_cluster_is_started_here_without_an_address(quiet_ray, settings, monkeypatch) -> None:

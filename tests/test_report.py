@@ -20,8 +20,10 @@ import comparisons
 import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from rich.console import Console
 
 from steadytune.cli import main
+from steadytune.cli.comparison_view import show_comparison
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.experiments.report import Report, report
@@ -217,6 +219,47 @@ def test_what_evaluate_measured_in_the_folders_of_runs_is_in_the_report(tmp_path
     assert robustness_curves(Report(made).data.cells[0]) == []
 
 
+def test_equal_compute_stands_in_table_and_report(page):
+    made = comparisons.rich_comparison()
+    view = Report(made).data.cells[0]
+    found = next(m.statistics.equal_compute for m in view.main.methods if m.label == "smart")
+    assert found is not None
+    assert found.paired.mean == pytest.approx(
+        sum(
+            view.cell.scores("smart", "test")[seed] - view.cell.scores("none@3.00x", "test")[seed]
+            for seed in range(42, 50)
+        )
+        / 8
+    )
+    assert "Against plain training with as much compute" in page
+    lines = Report(made).markdown().splitlines()
+    row = next(line for line in lines if line.startswith("| smart | plain, 3.00× updates"))
+    assert f"| {signed(found.paired.mean)} |" in row
+    terminal = Console(file=io.StringIO(), width=160)
+    show_comparison(terminal, made)
+    written: Any = terminal.file
+    assert f"smart against plain, 3.00× updates: {signed(found.paired.mean)} " in written.getvalue()
+
+
+def test_other_devices_threads_and_versions_are_told():
+    cell = comparisons.cell(seeds=2)
+
+    def on(device: str, version: str) -> dict[str, Any]:
+        return {"machine": {"device": device, "threads": 1}, "versions": {"numpy": version}}
+
+    same = [replace(run, environment=on("cpu", "2.1")) for run in cell.runs]
+    alike = comparisons.comparison(replace(cell, runs=tuple(same), tuning=()))
+    assert Report(alike).data.differences == []
+    other = [*same[:-1], replace(same[-1], environment=on("NVIDIA <b>", "2.2"))]
+    made = Report(comparisons.comparison(replace(cell, runs=tuple(other), tuning=())))
+    device, numpy = made.data.differences
+    assert "different devices" in device
+    assert "cpu (7 runs), NVIDIA <b> (1 run)" in device
+    assert "different versions of numpy: 2.1 (7 runs), 2.2 (1 run)" in numpy
+    assert "NVIDIA &lt;b&gt; (1 run)" in made.html()
+    assert "different devices" in made.markdown()
+
+
 def test_sizes_are_in_order_and_the_default_takes_its_place_in_the_sweep():
     data = Report(comparisons.rich_comparison()).data
     score, gain = size_curves(data)
@@ -320,7 +363,8 @@ def test_hostile_text_stays_text_elsewhere(hostile, tmp_path):
     assert not {"\x00", "\x1b", "\u202e"} & set(markdown)
     tables = [line for line in before_command.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert widths <= {5, 15, 16}  # no name opens a column: lost runs, scores with and without the worst case
+    # No name opens a column: lost runs, equal compute, scores with and without the worst case.
+    assert widths <= {5, 8, 15, 16}
     for line in csv.DictReader(io.StringIO(hostile.csv())):
         assert not [value for value in line.values() if value and value[0] in "=+@"]
     content = json.loads((tmp_path / "report.json").read_text())

@@ -6,7 +6,8 @@ import shlex
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,9 +17,6 @@ from steadytune.experiments.data import check_source
 from steadytune.experiments.grid import CompareSettings, candidates, places
 from steadytune.experiments.models import find_model
 from steadytune.experiments.settings import parse_assignments, resolve
-
-if TYPE_CHECKING:
-    from steadytune.experiments.records import Comparison
 
 
 def run_comparison(given: TrainOptions) -> None:
@@ -37,6 +35,7 @@ def run_comparison(given: TrainOptions) -> None:
     from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
     from steadytune.experiments.compare import compare
     from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.experiments.remote import open_remote
 
     quiet_libraries()
     console = Console()
@@ -44,14 +43,19 @@ def run_comparison(given: TrainOptions) -> None:
     data = ", ".join(settings.tasks) or settings.train_file
     reporter.note(f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {settings.seeds} seeds")
     previous = _terminate_gently()
+    remote = open_remote(settings.output_dir)
+    folder = settings.folder if remote is None else remote.local
     try:
-        found = compare(settings, reporter, command=shlex.join(["steadytune", *sys.argv[1:]]))
+        found = compare(settings, reporter, remote=remote, command=shlex.join(["steadytune", *sys.argv[1:]]))
     except KeyboardInterrupt:
-        raise Stopped(f"stopped; what is done is kept in {settings.folder}, the same command continues.") from None
+        raise Stopped(f"stopped; what is done is kept in {folder}, the same command continues.") from None
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
-    lies = _report(settings, found)
+    lies = _report(folder)
+    if remote is not None:
+        remote.send_all()
+        lies += f" (all of it in {remote.url})"
     if not given.quiet:
         show_comparison(console, found)
         reporter.note(lies)
@@ -68,12 +72,11 @@ def _terminate_gently() -> Any:
     return signal.signal(signal.SIGTERM, stop)
 
 
-def _report(settings: CompareSettings, found: Comparison) -> str:
+def _report(folder: Path) -> str:
     """Write the report, and say where it lies; without the packages it needs, say that."""
-    del found
     try:
         from steadytune.experiments.report import report
     except ImportError as error:
-        return f"No report was written ({error}). All figures lie in {settings.folder / 'comparison.json'}."
-    page = report(settings.folder).write(settings.folder)[0]
+        return f"No report was written ({error}). All figures lie in {folder / 'comparison.json'}."
+    page = report(folder).write(folder)[0]
     return f"Report: {page}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from steadytune.cli.console import printable
 from steadytune.experiments.report_text import chance, duration, interval, label, number, rate, ratio, signed, size
@@ -20,8 +21,20 @@ if TYPE_CHECKING:
     from steadytune.experiments.records import Comparison, RunRecord
 
 
-#: Columns of a bar; all else has room beside it on a terminal of 80.
+#: Columns of a bar: on a terminal of 80 the names of most candidates have room beside it.
 BAR = 16
+
+
+class _Bars(Progress):
+    """Bars with a line below them, which takes no room from the bars."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, and the line if there is one."""
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield Text(self.below, no_wrap=True, overflow="ellipsis")
 
 
 class ComparisonReporter:
@@ -34,7 +47,7 @@ class ComparisonReporter:
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self._progress: Progress | None = None
+        self._progress: _Bars | None = None
         self._whole: Any = None
         self._steps: dict[str, Any] = {}
         self._started: set[str] = set()
@@ -51,15 +64,13 @@ class ComparisonReporter:
         self.note(f"{runs} runs{done}{takes}.")
         if self.quiet or not self.console.is_terminal or not missing:
             return
-        self._progress = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=44)),
+        self._progress = _Bars(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=40)),
             BarColumn(bar_width=BAR, table_column=Column(min_width=BAR)),
-            MofNCompleteColumn(table_column=Column(min_width=7, no_wrap=True)),
-            # What does not fit is cut here, and takes no room from the bars.
-            TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            MofNCompleteColumn(table_column=Column(min_width=5, no_wrap=True)),
+            TextColumn("{task.fields[news]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=self.console,
             transient=True,
-            expand=True,
         )
         self._whole = self._progress.add_task("runs", total=runs, completed=runs - missing, news="")
         self._progress.start()
@@ -79,12 +90,13 @@ class ComparisonReporter:
     def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
         """Move the bar of the whole, or show one line."""
         left = "" if seconds is None or done >= runs else f"about {duration(seconds)} left"
-        news = ", ".join(escape(printable(part)) for part in (left, leader) if part)
         if self._progress is not None:
             step = self._steps.pop(record.key, None)
             if step is not None:
                 self._progress.remove_task(step)
-            self._progress.update(self._whole, completed=done, total=runs, news=news)
+            self._progress.update(self._whole, completed=done, total=runs)
+            self._progress.below = ", ".join(printable(part) for part in (left, leader) if part)
+            self._progress.refresh()
         what = f"{record.candidate}, learning rate {rate(record.learning_rate)}, seed {record.seed}"
         if record.status != "finished":
             self.note(f"{done}/{runs} {what} {record.status}: {record.error}")
@@ -111,7 +123,7 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             for table in _tables(statistics, console.width):
                 console.print()
                 console.print(table)
-            for note in statistics.notes:
+            for note in (*_equal_compute(statistics), *statistics.notes):
                 console.print(printable(note), highlight=False, markup=False, soft_wrap=True)
             if split == (cell.test_splits or ("validation",))[0]:
                 sentence = printable(verdict(statistics).sentence)
@@ -157,6 +169,18 @@ def _tables(statistics: CellStatistics, width: int) -> list[Table]:
             table.add_row(*(escape(printable(text)) for text in texts))
         tables.append(table)
     return tables
+
+
+def _equal_compute(statistics: CellStatistics) -> list[str]:
+    """Each method against plain training that was given as much compute, where there is any."""
+    lines = []
+    for row in statistics.rows:
+        if row.equal_compute is not None:
+            pair = row.equal_compute.paired
+            gain = " ".join((signed(pair.mean), interval(pair.interval))).strip()
+            p = "" if row.equal_compute.holm_p is None else f", p (Holm) {chance(row.equal_compute.holm_p)}"
+            lines.append(f"{label(row.candidate)} against {label(row.equal_compute.candidate)}: {gain}{p}")
+    return lines
 
 
 def _mean(row: CandidateStatistics) -> str:

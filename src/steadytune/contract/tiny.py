@@ -154,7 +154,7 @@ def noise_by_position() -> Iterator[None]:
     def fixed(site: noise.Site, draw: Callable[..., Tensor]) -> Tensor:  # noqa: ARG001 - the signature it replaces
         shape = site.seen.shape
         table = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
-        return table.to(site.seen.dtype) * site.mask.unsqueeze(-1)
+        return table.to(site.seen.device, site.seen.dtype) * site.mask.unsqueeze(-1)
 
     with patch.object(noise, "_at_real_tokens", fixed):
         yield

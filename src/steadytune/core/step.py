@@ -16,6 +16,7 @@ from steadytune.core.heads import Prediction, logits_of
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Shadow, Teacher
 from steadytune.core.tap import Tap
+from steadytune.core.wrappers import buffers_as_they_are
 
 Masks = Literal["same", "fresh"]
 
@@ -98,14 +99,14 @@ class Step:
         self.counts.perturbed += 1
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
         delta = torch.where(self.token_mask(site).unsqueeze(-1), delta, delta.new_zeros(()))
-        with self._masks(masks), self.taps[site].perturbing(delta):
+        with self._masks(masks), buffers_as_they_are(self.model), self.taps[site].perturbing(delta):
             return logits_of(self.model(**self.inputs), self.inputs)
 
     def task(self, *, masks: Masks = "fresh") -> tuple[Tensor, Tensor]:
         """Task loss, scaled as the host scales it, and logits of a second pass; equal questions are answered once."""
         if masks not in self._second_task:
             self.counts.perturbed += 1
-            with self._masks(masks, owner="task"):
+            with self._masks(masks, owner="task"), buffers_as_they_are(self.model):
                 loss, outputs = self.run_task()
             self._second_task[masks] = (loss, logits_of(outputs, self.inputs))
         return self._second_task[masks]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -39,6 +41,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+@contextmanager
+def buffers_as_they_are(model: nn.Module) -> Iterator[None]:
+    """Run another pass of a step without the broadcast of buffers that DDP begins each pass with.
+
+    It writes into the buffers, and the graph of the clean pass may hold them: older versions of torch then refuse
+    the backward pass.
+    """
+    wrapper: Any = getattr(model, "_orig_mod", model)
+    if type(wrapper).__name__ != "DistributedDataParallel":
+        yield
+        return
+    before, wrapper.broadcast_buffers = wrapper.broadcast_buffers, False
+    try:
+        yield
+    finally:
+        wrapper.broadcast_buffers = before
 
 
 def refusal(kind: str) -> HostError:

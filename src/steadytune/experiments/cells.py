@@ -15,7 +15,9 @@ from steadytune.experiments.grid import Candidate, CompareSettings, Place, Plan,
 from steadytune.experiments.records import RunRecord
 from steadytune.tasks.subset import parse_train_size
 
-LESS_IS_BETTER = ("mse", "loss")
+LESS_IS_BETTER = ("mse", "loss", "perplexity")
+#: Of a run's training curve, at least, where it has as many updates.
+CURVE_POINTS = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +75,15 @@ class CellPlan:
         methods = build_methods(settings.methods, settings.method_settings())
         key = run_key(settings, methods, self.fingerprint)
         folder = self.settings.folder / "runs" / key
+        logged = min(
+            settings.logging_steps, max(1, self.updates(candidate) // CURVE_POINTS)
+        )  # of short runs, a curve too
         return Plan(
             key=key,
             candidate=candidate.label,
-            settings=settings.model_copy(update={"output_dir": str(folder), "save_total_limit": 1}),
+            settings=settings.model_copy(
+                update={"output_dir": str(folder), "save_total_limit": 1, "logging_steps": logged}
+            ),
             metric=self.metric,
             evaluate_test=evaluate_test,
             relative_cost=candidate.relative_cost,

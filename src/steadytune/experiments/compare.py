@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-
-import yaml
 
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
+from steadytune.experiments.compare_folder import CONFIG, claim, commit, refuse_foreign
 from steadytune.experiments.engine import Engine, is_locked, kept_record
-from steadytune.experiments.folder import describe_environment, write_atomically, write_json
+from steadytune.experiments.environments import differences
+from steadytune.experiments.folder import describe_environment, write_json
 from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
 from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
 from steadytune.experiments.local_engine import LocalEngine
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
+from steadytune.experiments.remote import RemoteFolder, open_remote
 from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
 
 #: Seconds between two writings of the unfinished comparison.
 WRITE_EVERY = 5.0
-
-CONFIG = "compare.yaml"
 
 Run = tuple[CellPlan, Candidate, Plan]
 
@@ -37,6 +34,7 @@ def compare(
     *,
     engine: Engine | None = None,
     command: str | None = None,
+    remote: RemoteFolder | None = None,
 ) -> Comparison:
     """Compare methods with plain training; runs that exist are only read, so the same call continues.
 
@@ -48,22 +46,27 @@ def compare(
         reporter: shows progress; nothing is shown without one.
         engine: makes the runs; by the settings if not given.
         command: how to repeat it, for the report.
+        remote: where results are kept; by the settings if not given.
 
     Raises:
         SteadytuneError: settings, data or model cannot be used. What goes wrong in a run is in its record instead.
     """
     shown: CompareReporter = reporter or SilentComparison()
+    remote = remote or open_remote(settings.output_dir)
+    if remote is not None:
+        remote.fetch()
+        settings = settings.model_copy(update={"output_dir": str(remote.local)})
     compared = candidates(settings)
     if settings.search:
         from steadytune.experiments.search import parse_search
 
         parse_search(settings.search)  # a mistake leaves no folder behind
-    _refuse_foreign(settings.folder)
+    refuse_foreign(settings.folder)
     cells = plan_cells(settings)
-    _claim(settings)
+    claim(settings)
     repeat = command or f"steadytune compare --config {settings.folder / CONFIG}"
     made = engine or make_engine(settings)
-    work = Work(settings, compared, cells, engine=made, reporter=shown, command=repeat)
+    work = Work(settings, compared, cells, engine=made, reporter=shown, command=repeat, remote=remote)
     try:
         return work.all()
     finally:
@@ -92,9 +95,10 @@ class Work:
         engine: Engine,
         reporter: CompareReporter,
         command: str,
+        remote: RemoteFolder | None = None,
     ) -> None:
         self.settings, self.compared, self.cells = settings, compared, cells
-        self.engine, self.reporter, self.command = engine, reporter, command
+        self.engine, self.reporter, self.command, self.remote = engine, reporter, command, remote
         self.forecast = Forecast(getattr(engine, "workers", settings.workers))
         self.known: dict[str, RunRecord] = {}
         self.tuned: dict[CellPlan, list[RunRecord]] = {cell: [] for cell in cells}
@@ -127,7 +131,12 @@ class Work:
         for record in self.make(final, earlier=len(tuning) + self.trials):
             self._prune(record, [plan for _, _, plan in final])
             self._write(final)
-        return self._write(final, at_once=True)
+        found = self._write(final, at_once=True)
+        for note in differences(run for cell in found.cells for run in (*cell.tuning, *cell.runs)):
+            self.note(None, note)
+        if self.remote is not None:
+            self.remote.send_all()
+        return found
 
     # ------------------------------------------------------------ plans
 
@@ -251,6 +260,7 @@ class Work:
         total = earlier + len(of) + later
         for record in self.engine.run([plan for _, _, plan in runs], self):
             self.known[record.key] = record
+            self._send(of[record.key][2])
             self.forecast.learn(record)
             left.pop(record.key, None)
             rest = [*left.values(), *(self.final_runs() if later else ())]
@@ -258,6 +268,15 @@ class Work:
             cell = of[record.key][0]
             self.reporter.run_ended(record, total - later - len(left), total, seconds, self._leader(cell))
             yield record
+
+    def _send(self, plan: Plan) -> None:
+        """Send a run to where results are kept; if that fails it is tried again at the end."""
+        if self.remote is None or not (plan.folder / "record.json").is_file():
+            return
+        try:
+            self.remote.send_run(plan.folder)
+        except SettingsError as error:
+            self.note(plan, str(error))
 
     def _trained(self) -> set[str]:
         """Keys of the runs of which only the test splits are missing."""
@@ -348,36 +367,9 @@ class Work:
         environment = {
             **describe_environment(self.settings.first_seed),
             **self.cells[0].fingerprint,
-            **_commit(),
+            **commit(),
         }
         tasks = ", ".join(dict.fromkeys(cell.task for cell in self.cells))
         return Comparison(
             self.settings.resolved(), tasks, self.cells[0].metric, tuple(found), environment, self.command
         )
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds something else."""
-    if folder.exists() and not folder.is_dir():
-        raise SettingsError(f"--output-dir {folder}: is a file; give a folder.")
-    if (folder / "config.yaml").is_file():
-        raise SettingsError(f"--output-dir {folder}: holds a single run of `steadytune train`; give another folder.")
-    own = {CONFIG, FILE_NAME, "runs", "locks", "search", "workers.log"}
-    if folder.is_dir() and (names := {p.name for p in folder.iterdir()}) and not names & own:
-        raise SettingsError(f"--output-dir {folder}: is not empty and holds no comparison; give another folder.")
-
-
-def _claim(settings: CompareSettings) -> None:
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
-    write_atomically(settings.folder / CONFIG, text)
-
-
-def _commit() -> dict[str, str]:
-    """The commit of the source, where it is a checkout."""
-    try:
-        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": found} if found else {}

@@ -63,6 +63,11 @@ class RayEngine:
             _connect(self._ray, address or os.environ.get("RAY_ADDRESS"), workers)
         resources = self._ray.cluster_resources()
         gpus = float(resources.get("GPU", 0) > 0) if gpus is None else gpus
+        if gpus > resources.get("GPU", 0):
+            self._leave()
+            raise SettingsError(
+                f"--engine ray: a run needs {gpus:g} GPU, and the cluster has {resources.get('GPU', 0):g}."
+            )
         #: Runs at the same time that the cluster has room for at present.
         self.workers = _room(resources, cpus, gpus)
         self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(ray_task.make_run)
@@ -178,10 +183,13 @@ class RayEngine:
             for ref in self._runs:
                 self._ray.cancel(ref, force=True)
             self._runs.clear()
-            if self._connected_here:
-                self._ray.shutdown()
-            else:
+            self._leave()
+            if not self._connected_here:
                 self._ray.kill(self._board)
+
+    def _leave(self) -> None:
+        if self._connected_here:
+            self._ray.shutdown()
 
 
 def _imported() -> Any:

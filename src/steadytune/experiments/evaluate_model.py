@@ -99,7 +99,7 @@ class EvaluatedModel:
         for batch in self.batches(encoded):
             selected = select(self._ask(batch), batch.get("labels"))
             parts = selected if isinstance(selected, tuple) else (selected,)
-            found.append(tuple(part.float().cpu().numpy() for part in parts))
+            found.append(tuple(_as_array(part) for part in parts))
             if "labels" in batch:
                 labels.append(batch["labels"].cpu().numpy())
         joined = [_joined(list(column)) for column in zip(*found, strict=True)]
@@ -112,6 +112,10 @@ class EvaluatedModel:
     def _ask(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         outputs: Any = self.network(**heads.question(self.network, batch))
         return tuple(outputs.to_tuple())
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

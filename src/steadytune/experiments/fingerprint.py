@@ -24,7 +24,7 @@ PARTS = (
     *(
         f"experiments/{name}.py"
         for name in (
-            *("run", "run_trainer", "data", "models", "encoding", "encoders", "sampling"),
+            *("run", "run_trainer", "resumable", "data", "models", "encoding", "encoders", "sampling"),
             *("scoring", "answer_spans", "transfer"),
         )
     ),

@@ -184,9 +184,14 @@ class _Run:
         for task in self.data:
             model_folder(self.folder, task).save_model(self.model.model_of(task), self.tokenizers[task])
         self.model.encoder.config = self.model.config  # that of no task
-        self.folder.save_model(self.model.encoder, next(iter(self.tokenizers.values())))
+        self.folder.save_model(self.model.encoder, self._plain_tokenizer())
         write_json(self.folder.metrics, metrics)
         return metrics
+
+    def _plain_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Rather not that of a task of tags, which may be set up for lists of words."""
+        texts = [t for t, own in self.data.items() if own.task.head != "token_classification"]
+        return self.tokenizers[texts[0] if texts else next(iter(self.tokenizers))]
 
     def _facts(self, task: str) -> dict[str, Any]:
         return {"metric": self.data[task].task.metric, "rows": len(self.splits[task]["train"].rows)}

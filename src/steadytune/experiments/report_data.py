@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from steadytune.experiments.environments import differences
 from steadytune.experiments.records import BASELINE, Cell, Comparison, RunRecord
 from steadytune.experiments.report_text import label, plain_text, size
 from steadytune.experiments.statistics import (
@@ -224,6 +225,12 @@ class ReportData:
     def failures(self) -> list[tuple[str, RunRecord]]:
         """All runs without a score, with the title of their cell."""
         return [(view.title, run) for view in self.cells for run in view.failures]
+
+    @property
+    def differences(self) -> list[str]:
+        """What was not the same for all runs: devices, threads, versions."""
+        runs = (run for view in self.cells for run in (*view.cell.tuning, *view.cell.runs))
+        return [plain_text(note) for note in differences(runs)]
 
     @property
     def runs(self) -> list[tuple[str, str, str, str, RunRecord]]:

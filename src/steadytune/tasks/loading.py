@@ -18,6 +18,7 @@ from steadytune.tasks.connection import CONNECTION_SECONDS, hub_is_reachable, wi
 from steadytune.tasks.locations import excerpt, file_place
 from steadytune.tasks.published_rows import Normalised, normalise
 from steadytune.tasks.subset import held_out_rows
+from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import IDENTIFIER, LABEL, RowCounts, SplitSource, Task, TaskData
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def load_published(task: Task, data_dir: str | Path | None = None, splits: Colle
     _hold_out(task, tables, counts, notes)
     outside = tuple(dict.fromkeys(s.split for s in task.sources if s.out_of_domain and s.split in tables))
     order = sorted(tables, key=lambda split: _FIRST.index(split) if split in _FIRST else len(_FIRST))
-    rows = {split: _dataset(tables[split]) for split in order}
+    rows = {split: dataset_of(tables[split]) for split in order}
     return TaskData(task, rows, outside, counts, tuple(notes), found_in)
 
 
@@ -305,9 +306,3 @@ def _hold_out(task: Task, tables: dict[str, Table], counts: dict[str, RowCounts]
         f"No validation rows: {len(rows):,} of the {train.num_rows:,} training rows are held out "
         f"(seed {HELD_OUT_SEED})."
     )
-
-
-def _dataset(table: Table) -> Any:
-    from datasets import Dataset
-
-    return Dataset(table.combine_chunks())  # pyright: ignore

@@ -93,6 +93,8 @@ def align(premise: str, hypothesis: str) -> Alignment | None:
     content = [word for word in candidate if word not in _DETERMINERS and not word.startswith("'")]
     if len(candidate) > LONGEST or not content or any(word not in words for word in content):
         return None
+    if candidate == [words[place]]:
+        return None  # the pronoun itself
     text = _as_in(premise, hypothesis[asked[first].start() : asked[last - 1].end()])
     return Alignment(given[place].start(), given[place].end(), text, matched)
 

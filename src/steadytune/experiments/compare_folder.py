@@ -1,0 +1,47 @@
+"""The folder of a comparison: whether it may be used, and what is known of the source that writes it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from steadytune.core.errors import SettingsError
+from steadytune.experiments.folder import write_atomically
+from steadytune.experiments.grid import CompareSettings
+from steadytune.experiments.records import FILE_NAME
+
+CONFIG = "compare.yaml"
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        SettingsError: it does.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--output-dir {folder}: is a file; give a folder.")
+    if (folder / "config.yaml").is_file():
+        raise SettingsError(f"--output-dir {folder}: holds a single run of `steadytune train`; give another folder.")
+    own = {CONFIG, FILE_NAME, "runs", "locks", "search", "workers.log"}
+    if folder.is_dir() and (names := {p.name for p in folder.iterdir()}) and not names & own:
+        raise SettingsError(f"--output-dir {folder}: is not empty and holds no comparison; give another folder.")
+
+
+def claim(settings: CompareSettings) -> None:
+    """Make the folder, and keep the resolved settings there."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
+    write_atomically(settings.folder / CONFIG, text)
+
+
+def commit() -> dict[str, str]:
+    """The commit of the source, where it is a checkout."""
+    try:
+        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": found} if found else {}

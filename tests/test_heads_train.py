@@ -236,7 +236,7 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
     give(long)
     seen: list[Any] = []
     monkeypatch.setattr(
-        "steadytune.tasks.tagging.tag_scores", lambda found, gold: seen.append((found, gold)) or {"f1": 0.0}
+        "steadytune.tasks.tagging.tag_scores", lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0}
     )
     result = train(settings(max_length=8, methods="none", num_train_epochs=8.0))
     assert result.metrics["after"]["test"]["rows"] == 1

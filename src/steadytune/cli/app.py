@@ -120,7 +120,7 @@ def evaluate(
     ] = None,
     radii: Annotated[
         str | None,
-        typer.Option(metavar="X,X", help="Radii of the attack on embeddings. Default 0.001,0.003,0.01,0.03."),
+        typer.Option(metavar="X,X", help="Radii of the attack on embeddings. Default 0.0003,0.001,0.003,0.01."),
     ] = None,
     max_eval_samples: Annotated[
         int | None, typer.Option(metavar="N", help="Rows of each set (else as in the run).")

@@ -55,12 +55,9 @@ def _annotators(content: Content) -> Table:
 
 
 def _calibration(content: Content) -> Table:
-    table = _table("Calibration (after temperature scaling)", "set", "T", "ECE", "equal mass", "Brier", "NLL")
+    table = _table("Calibration (after temperature scaling)", "set", "T", "ECE", "Brier", "NLL")
     for name, entry in content["calibration"].items():
-        shown = [
-            f"{_number(entry[key], 3)} ({_number(entry['scaled'][key], 3)})"
-            for key in ("ece", "ece_equal_mass", "brier", "nll")
-        ]
+        shown = [f"{_number(entry[key], 3)} ({_number(entry['scaled'][key], 3)})" for key in ("ece", "brier", "nll")]
         table.add_row(_text(name) + (" *" if entry["in_sample"] else ""), _number(entry["temperature"], 2), *shown)
     table.caption = "* the temperature was fitted on this set"
     return table
@@ -132,7 +129,7 @@ _PARTS: Mapping[str, Callable[[Content], Table]] = {
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold", caption_justify="left")
     table.add_column(first, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="left" if name in ("kind", "agree") else "right")

@@ -40,7 +40,7 @@ class EvaluateOptions:
     data_dir: str | None = None
     seeds: int = 3
     rates: Sequence[float] = (0.05, 0.1, 0.2)
-    radii: Sequence[float] = (0.001, 0.003, 0.01, 0.03)
+    radii: Sequence[float] = (0.0003, 0.001, 0.003, 0.01)
     max_eval_samples: int | None = None
 
     def __post_init__(self) -> None:

@@ -131,8 +131,10 @@ def _tag_scores(task: Task, encoded: Encoded, predicted: EvalPrediction) -> dict
     from steadytune.tasks.tagging import tag_scores
 
     names = task.label_names or ()
-    tags = [[names[i] for i in row] for row in encoded.rows["label"]]
-    return tag_scores(tags_of_rows(encoded, np.asarray(_first(predicted.predictions)), names), tags)
+    found = tags_of_rows(encoded, np.asarray(_first(predicted.predictions)), names)
+    tags = [[names[int(tag)] for tag in row] for row in encoded.rows["label"]]
+    tokens = list(encoded.rows["tokens"]) if "surface_f1" in task.metrics else None
+    return tag_scores(found, tags, tokens)
 
 
 def _answer_scores(encoded: Encoded, predicted: EvalPrediction, language: str) -> dict[str, float]:

@@ -250,7 +250,7 @@ def test_mining_agrees_with_a_slow_form(sources, targets, neighbours, seed):
 
 
 def test_retrieval_over_more_rows_than_a_block(monkeypatch):
-    monkeypatch.setattr("steadytune.tasks.retrieval._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("steadytune.tasks.retrieval._MOST_AT_ONCE", 350)
     generator = np.random.default_rng(0)
     source = generator.normal(size=(50, 8))
     target = source + 0.05 * generator.normal(size=source.shape)

@@ -35,9 +35,7 @@ def causal(
     return tiny.seeded(lambda: LlamaForCausalLM(config), seed, dtype)
 
 
-def seq2seq(
-    *, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> T5ForConditionalGeneration:
+def seq2seq(*, dropout: float = 0.0, seed: int = 0, dtype: torch.dtype = torch.float32) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=len(SPECIAL) + len(WORDS),
         d_model=16,

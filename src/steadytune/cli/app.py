@@ -104,13 +104,15 @@ def compare(values: options.TrainOptions) -> None:
 
 @app.command(epilog="Example: steadytune evaluate runs/first --only perturbations,calibration")
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run; with --only retrieval also a model.")
+    ],
     *,
     only: Annotated[
         str | None,
         typer.Option(
             metavar="PARTS",
-            help="Of sets, annotators, calibration, movement, perturbations, embedding_attack, smoothness.",
+            help="Of sets, annotators, calibration, movement, perturbations, embedding_attack, smoothness, retrieval.",
         ),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder with the data sets of named tasks.")] = None,
@@ -124,6 +126,10 @@ def evaluate(
     ] = None,
     max_eval_samples: Annotated[
         int | None, typer.Option(metavar="N", help="Rows of each set (else as in the run).")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="For retrieval: layer of the sentence vectors (else 2 above half the layers)."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File of the results (else RUN/evaluation.json).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file instead of tables.")] = False,
@@ -139,6 +145,7 @@ def evaluate(
         "rates": rates,
         "radii": radii,
         "max_eval_samples": max_eval_samples,
+        "layer": layer,
     }
     run_evaluation(run, given, output, as_json=as_json, quiet=quiet)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from steadytune.cli.console import printable
 from steadytune.core.errors import SettingsError
-from steadytune.experiments.evaluate import EvaluateOptions, check_run
+from steadytune.experiments.evaluate import EvaluateOptions, check_run, is_run
 
 
 def run_evaluation(
@@ -21,7 +21,7 @@ def run_evaluation(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Evaluate a run as asked and print tables, or the whole file as JSON."""
+    """Evaluate a run, or for retrieval any model, as asked and print tables, or the whole file as JSON."""
     values = {name: value for name, value in given.items() if value is not None}
     if "only" in values:
         values["only"] = [name.strip().replace("-", "_") for name in values["only"].split(",") if name.strip()]
@@ -29,7 +29,8 @@ def run_evaluation(
         if name in values:
             values[name] = _numbers(f"--{name}", values[name])
     options = EvaluateOptions(**values)
-    check_run(run)
+    if is_run(run) or not options.retrieval_alone:
+        check_run(run)
 
     from steadytune.cli.evaluate_view import tables
     from steadytune.experiments.evaluate import FILE_NAME, evaluate
@@ -50,7 +51,8 @@ def run_evaluation(
         return
     for table in tables(content, options.only):
         console.print(table)
-    tell(f"Kept in {output or run / FILE_NAME}")
+    if output or is_run(run):
+        tell(f"Kept in {output or run / FILE_NAME}")
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -23,7 +23,8 @@ def tables(content: Content, only: Sequence[str] = ()) -> Iterator[Table | str]:
     """
     for name, show in _PARTS.items():
         if (not only or name in only) and name in content:
-            yield show(content)
+            found = show(content)
+            yield from found if isinstance(found, list) else [found]
     for name, reason in content["not_done"].items():
         if not only or name in only:
             yield f"[bold]{name}[/] not done: {escape(printable(reason))}"
@@ -117,7 +118,23 @@ def _movement(content: Content) -> Table:
     return table
 
 
-_PARTS: Mapping[str, Callable[[Content], Table]] = {
+def _retrieval(content: Content) -> list[Table]:
+    settings = content["settings"]["retrieval"]
+    names = {"accuracy_to_english": "to English"}
+    shown = []
+    for task, found in content["retrieval"].items():
+        keys = list(next(iter(found["languages"].values())))[1:]
+        title = f"Retrieval, {task}, layer {settings['layer']} of {settings['layers']}"
+        table = _table(title, "language", "pairs", *(names.get(key, key) for key in keys))
+        for language, scores in found["languages"].items():
+            table.add_row(_text(language), f"{scores['rows']:,}", *(_number(scores[key]) for key in keys))
+        table.add_section()
+        table.add_row("mean", "", *(_number(found["mean"].get(key)) for key in keys))
+        shown.append(table)
+    return shown
+
+
+_PARTS: Mapping[str, Callable[[Content], Table | list[Table]]] = {
     "sets": _sets,
     "annotators": _annotators,
     "calibration": _calibration,
@@ -125,6 +142,7 @@ _PARTS: Mapping[str, Callable[[Content], Table]] = {
     "embedding_attack": _embedding_attack,
     "smoothness": _smoothness,
     "movement": _movement,
+    "retrieval": _retrieval,
 }
 
 

@@ -27,9 +27,10 @@ def word_embedding(model: nn.Module) -> nn.Module:
     """
     get_encoder: Any = getattr(model, "get_encoder", None)
     # T5's models hold a second, tied module that never runs, also where only their encoder is left.
-    for source in (get_encoder() if callable(get_encoder) else None, model):
+    sources: tuple[Any, ...] = (get_encoder() if callable(get_encoder) else None, model)
+    for source in sources:
         try:
-            found = source.get_input_embeddings()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+            found = source.get_input_embeddings()
         except (AttributeError, NotImplementedError):
             continue
         if isinstance(found, nn.Module):

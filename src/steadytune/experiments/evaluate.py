@@ -17,7 +17,16 @@ from steadytune.experiments.settings import TrainSettings, resolve_settings
 
 FORMAT = 1
 FILE_NAME = "evaluation.json"
-NAMES = ("sets", "annotators", "calibration", "movement", "perturbations", "embedding_attack", "smoothness")
+NAMES = (
+    "sets",
+    "annotators",
+    "calibration",
+    "movement",
+    "perturbations",
+    "embedding_attack",
+    "smoothness",
+    "retrieval",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class EvaluateOptions:
         rates: of the noise on texts, above 0 to 1.
         radii: of the attack on the word embeddings, above 0.
         max_eval_samples: rows of a set; the run's own setting if ``None``.
+        layer: whose states are averaged to sentence vectors, 0 for the embeddings; a middle one if ``None``.
 
     Raises:
         SettingsError: one of them is out of range.
@@ -42,6 +52,12 @@ class EvaluateOptions:
     rates: Sequence[float] = (0.05, 0.1, 0.2)
     radii: Sequence[float] = (0.0003, 0.001, 0.003, 0.01)
     max_eval_samples: int | None = None
+    layer: int | None = None
+
+    @property
+    def retrieval_alone(self) -> bool:
+        """Whether nothing but sentence retrieval is asked for, which needs no rows of a run and no head."""
+        return set(self.only) == {"retrieval"}
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -55,6 +71,8 @@ class EvaluateOptions:
             raise SettingsError(f"--radii: must be above 0; got {_joined(self.radii)}.")
         if self.max_eval_samples is not None and self.max_eval_samples < 1:
             raise SettingsError(f"--max-eval-samples: must be at least 1; got {self.max_eval_samples}.")
+        if self.layer is not None and self.layer < 0:
+            raise SettingsError(f"--layer: must be at least 0; got {self.layer}.")
 
 
 def check_run(path: str | Path) -> TrainSettings:
@@ -99,20 +117,21 @@ def evaluate(
         SteadytuneError: run, data or file cannot be used.
     """
     options = options or EvaluateOptions()
+    if options.retrieval_alone:
+        return _evaluate_retrieval(path, options, output, tell)
     settings = check_run(path)
     folder = RunFolder(Path(path).expanduser())
-    file = Path(output).expanduser() if output is not None else folder.path / FILE_NAME
-    if file.is_dir():
-        raise SettingsError(f"--output {file}: is a folder; give a file.")
+    file = _file(output) or folder.path / FILE_NAME
     data_dir = options.data_dir or settings.data_dir or os.environ.get(DATA_FOLDER)
     limit = options.max_eval_samples or settings.max_eval_samples
     settings = settings.model_copy(update={"data_dir": data_dir, "train_size": None})
-    header = _header(folder, settings)
+    header = _header(str(folder.model), settings)
     content = _kept(file, header, tell)
     data = load_data(settings)
     for note in data.notes:
         tell(note)
 
+    from steadytune.evaluation.sentences import checked_layer
     from steadytune.experiments.evaluate_model import EvaluatedModel
     from steadytune.experiments.evaluate_parts import PARTS, Evaluation
     from steadytune.experiments.evaluate_rows import HeldOut
@@ -121,12 +140,53 @@ def evaluate(
     model = EvaluatedModel(str(folder.model), data.task, settings)
     content["task"] = {"name": data.task.name, "head": data.task.head, "metric": data.task.metric}
     evaluation = Evaluation(model, held_out, settings, options, tell)
+    checked_layer(model.model, options.layer)
     for name in options.only or NAMES:
         _measure(name, PARTS[name], evaluation, content)
         write_json(file, _in_order(content))
     for note in held_out.notes:
         tell(note)
     return _in_order(content)
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is that of a run; else it may be a model's."""
+    return RunFolder(Path(path).expanduser()).config.is_file()
+
+
+def _evaluate_retrieval(
+    path: str | Path, options: EvaluateOptions, output: str | Path | None, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure sentence retrieval alone, of a run's model or of any other, and return the whole file.
+
+    Of a model that is no run's nothing is written unless an output is named.
+    """
+    from steadytune.experiments.evaluate_alone import RetrievalAlone
+
+    if is_run(path):
+        settings = check_run(path)
+        folder = RunFolder(Path(path).expanduser())
+        location, file = str(folder.model), _file(output) or folder.path / FILE_NAME
+    else:
+        settings, location, file = TrainSettings(model=str(path), task="tatoeba"), str(path), _file(output)
+    work = RetrievalAlone(location, settings, options, tell)
+    header = _header(location, settings)
+    content = header | {"settings": {}, "not_done": {}} if file is None else _kept(file, header, tell)
+    _measure("retrieval", RetrievalAlone.work, work, content)
+    if file is None:
+        tell("Nothing is kept of a model that is no run; --output FILE keeps it.")
+    else:
+        write_json(file, _in_order(content))
+    return _in_order(content)
+
+
+def _file(output: str | Path | None) -> Path | None:
+    if output is None:
+        return None
+    file = Path(output).expanduser()
+    if file.is_dir():
+        raise SettingsError(f"--output {file}: is a folder; give a file.")
+    return file
 
 
 def _measure(name: str, part: Callable[[Any], Any], evaluation: Any, content: dict[str, Any]) -> None:
@@ -162,14 +222,14 @@ def _result(
     return settings, plain(work.measure())
 
 
-def _header(folder: RunFolder, settings: TrainSettings) -> dict[str, Any]:
+def _header(location: str, settings: TrainSettings) -> dict[str, Any]:
     from steadytune.experiments.fingerprint import model_digest
 
     return {
         "format": FORMAT,
         "steadytune": __version__,
         "model": {
-            "digest": model_digest(str(folder.model)),
+            "digest": model_digest(location),
             "pretrained": settings.model,
             "methods": settings.methods,
             "seed": settings.seed,

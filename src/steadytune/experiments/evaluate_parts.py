@@ -16,6 +16,7 @@ from steadytune.evaluation.passes import in_double
 from steadytune.evaluation.perturbations import KINDS, Kind, not_for
 from steadytune.evaluation.sets import in_classes_of_the_set
 from steadytune.experiments.evaluate_model import EvaluatedModel
+from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
 from steadytune.experiments.evaluate_rows import HeldOut
 from steadytune.experiments.models import load_model
 from steadytune.experiments.settings import TrainSettings
@@ -219,6 +220,15 @@ def moved(evaluation: Evaluation) -> Work | str:
     return Work(_of_few(evaluation.held_out) | {"pretrained": run.model}, measure)
 
 
+def retrieved(evaluation: Evaluation) -> Work | str:
+    """Sentence retrieval across languages by the model's sentence vectors."""
+    model, run, options = evaluation.model, evaluation.run, evaluation.options
+    encoder = SentenceEncoder.of(model.model, model.tokenizer, options.layer, run.per_device_eval_batch_size)
+    asked = "retrieval" in options.only
+    found = retrieval_work(encoder, run.data_dir, evaluation.held_out.limit, ask_hub=asked, tell=evaluation.tell)
+    return found if isinstance(found, str) else Work(*found)
+
+
 #: In the order of their cost.
 PARTS: Mapping[str, Callable[[Evaluation], Work | str]] = {
     "sets": sets,
@@ -228,6 +238,7 @@ PARTS: Mapping[str, Callable[[Evaluation], Work | str]] = {
     "perturbations": under_perturbation,
     "embedding_attack": attacked,
     "smoothness": smooth,
+    "retrieval": retrieved,
 }
 
 

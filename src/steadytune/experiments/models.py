@@ -122,7 +122,7 @@ def load_model(
 
     The class is the ``AutoModel`` class of the head: sequence classification for classes, numbers and several labels,
     token classification, question answering, and the language model that the checkpoint is, causal or
-    encoder-decoder.
+    encoder-decoder. For retrieval it has no head.
 
     Args:
         name: an embedded model, a folder or a Hub id.
@@ -149,7 +149,7 @@ def load_model(
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
-    _require_body(model, loading["missing_keys"], name)
+    _require_body(model, loading["missing_keys"], name, alone=task.head == "retrieval")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
@@ -174,6 +174,7 @@ def _class_for(task: Task, source: ModelSource, options: Mapping[str, Any]) -> A
     return {
         "token_classification": transformers.AutoModelForTokenClassification,
         "question_answering": transformers.AutoModelForQuestionAnswering,
+        "retrieval": transformers.AutoModel,
     }.get(task.head, transformers.AutoModelForSequenceClassification)
 
 
@@ -189,9 +190,10 @@ def _load_tokenizer(source: ModelSource, task: Task, options: Mapping[str, Any])
     return tokenizer
 
 
-def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
+def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str, *, alone: bool) -> None:
     # A new head is expected, and some checkpoints come without the pooler; anything else would train from random.
-    absent = sorted(key for key in missing if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
+    body = "" if alone else f"{model.base_model_prefix}."
+    absent = sorted(key for key in missing if key.startswith(body) and "pooler" not in key)
     if absent:
         raise ModelNotFoundError(
             f"--model {name}: {len(absent)} tensors of the encoder are not in its weights, {absent[0]} for one: the "
@@ -241,7 +243,7 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _head(task: Task) -> dict[str, Any]:
-    if task.head == "causal_lm":
+    if task.head in ("causal_lm", "retrieval"):
         return {}
     if task.head == "question_answering":
         return {"num_labels": 2}  # some classes take the width of the head from there

@@ -120,6 +120,6 @@ def _text(data: ReportData, view: CellView, run: RunRecord, name: str) -> str:
         lines.append(f"| {table_cell(split.name)} | {number(score)} | {mean} | {sd} |")
     verdict = table_cell(view.verdict.sentence)
     lines += ["", f"Compared with steadytune: {verdict}", ""]
-    lines += [f"In the folder of the comparison the model is `runs/{plain_text(run.key)}/model`.", ""]
+    lines += [f"In the folder of the comparison the model is `runs/{table_cell(run.key)}/model`.", ""]
     lines += ["Repeat the comparison with", ""]
     return "\n".join([*lines, f"    {plain_text(data.comparison.command)}", ""])

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 NEIGHBOURS = 4
-_ROWS_AT_ONCE = 1024
+#: Cosines that are in memory at a time; 128 MB.
+_MOST_AT_ONCE = 1 << 24
 
 
 def retrieval_accuracy(source: np.ndarray, target: np.ndarray) -> float:
@@ -114,15 +115,16 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 def _similarities(source: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the cosines of a block of source rows to all targets."""
-    for start in range(0, len(source), _ROWS_AT_ONCE):
-        yield source[start : start + _ROWS_AT_ONCE] @ target.T
+    rows = max(1, _MOST_AT_ONCE // len(target))
+    for start in range(0, len(source), rows):
+        yield source[start : start + rows] @ target.T
 
 
 def _mean_of_nearest(source: np.ndarray, target: np.ndarray, neighbours: int) -> np.ndarray:
     import numpy as np
 
     count = min(neighbours, len(target))
-    means = [np.sort(block, axis=1)[:, -count:].mean(axis=1) for block in _similarities(source, target)]
+    means = [np.partition(block, -count, axis=1)[:, -count:].mean(axis=1) for block in _similarities(source, target)]
     return np.concatenate(means)
 
 

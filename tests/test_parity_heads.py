@@ -25,6 +25,7 @@ SUBJECTS = [
     ("GPT-2", "causal LM", "right"),
     ("T5", "seq2seq LM", "right"),
     ("BART", "seq2seq LM", "right"),
+    ("BART", "causal LM", "right"),
     ("BERT", "question answering", "right"),
     ("BERT", "token classification", "right"),
     ("BERT", "multi-label", "right"),

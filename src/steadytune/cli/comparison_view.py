@@ -55,7 +55,7 @@ class ComparisonReporter:
     def note(self, text: str) -> None:
         """Show one line."""
         if not self.quiet:
-            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def begin(self, runs: int, missing: int, seconds: float | None) -> None:
         """Say how long it will take, and show the bars where there is a terminal."""
@@ -124,10 +124,10 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
                 console.print()
                 console.print(table)
             for note in (*_equal_compute(statistics), *statistics.notes):
-                console.print(printable(note), highlight=False, markup=False, soft_wrap=True)
+                console.print(printable(note), highlight=False, markup=False, soft_wrap=not console.is_terminal)
             if split == (cell.test_splits or ("validation",))[0]:
                 sentence = printable(verdict(statistics).sentence)
-                console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+                console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)
         for run in (*cell.tuning, *cell.runs):
             if run.status != "finished":
                 what = f"{run.candidate}, learning rate {rate(run.learning_rate)}, seed {run.seed}"

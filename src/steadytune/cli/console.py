@@ -29,7 +29,7 @@ class ConsoleReporter:
     def note(self, text: str) -> None:
         """Show one line."""
         if not self.quiet:
-            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def start(self, total: int, done: int) -> None:
         """Show the bar, where there is a terminal."""

@@ -41,7 +41,9 @@ def run_evaluation(
 
     def tell(line: str) -> None:
         if not quiet and not as_json:
-            console.print(printable(line), highlight=False, markup=False, soft_wrap=True, style="dim")
+            console.print(
+                printable(line), highlight=False, markup=False, soft_wrap=not console.is_terminal, style="dim"
+            )
 
     content = evaluate(run, options, output, tell)
     if as_json:

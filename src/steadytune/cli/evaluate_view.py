@@ -120,12 +120,13 @@ def _movement(content: Content) -> Table:
 
 def _retrieval(content: Content) -> list[Table]:
     settings = content["settings"]["retrieval"]
-    names = {"accuracy_to_english": "to English"}
     shown = []
     for task, found in content["retrieval"].items():
         keys = list(next(iter(found["languages"].values())))[1:]
         title = f"Retrieval, {task}, layer {settings['layer']} of {settings['layers']}"
-        table = _table(title, "language", "pairs", *(names.get(key, key) for key in keys))
+        table = _table(
+            title, "language", "pairs", *("to English" if key == "accuracy_to_english" else key for key in keys)
+        )
         for language, scores in found["languages"].items():
             table.add_row(_text(language), f"{scores['rows']:,}", *(_number(scores[key]) for key in keys))
         table.add_section()

@@ -20,6 +20,6 @@ def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
     if quiet:
         return
     console = Console()
-    console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)
     for file in files:
         console.print(str(file), highlight=False, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import heads
@@ -17,14 +18,16 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import EvalPrediction
 
 from steadytune.cli import main
 from steadytune.core.errors import DataError, ModelNotFoundError, SettingsError
 from steadytune.experiments import run as run_file
+from steadytune.experiments import scoring
 from steadytune.experiments.models import load_model
 from steadytune.experiments.progress import InterruptCallback, Silent
 from steadytune.experiments.run import Interrupted, train
-from steadytune.experiments.scoring import language_model_scores
+from steadytune.experiments.scoring import language_model_scores, scorer_for
 from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
 from steadytune.tasks.answers import question_answering_scores
@@ -365,6 +368,62 @@ def test_a_head_of_another_width_is_told(tiny_folder, tmp_path, give, settings) 
         load_model(str(folder), task)
 
 
+def _classes(names: tuple[str, ...]) -> Task:
+    return Task("toy", "classification", "", "", "", None, "", names, {}, "accuracy")
+
+
+@pytest.mark.parametrize("names", [("yes", "no"), ("a", "b"), ("a", "b", "c")])
+def test_a_head_of_other_classes_is_replaced_to_train_and_refused_to_evaluate(
+    tiny_folder, give, settings, names
+) -> None:
+    data = heads.data("classification", train=8, held_out=4)
+    assert data.task.label_names == ("no", "yes")
+    give(data)
+    folder = str(train(settings(num_train_epochs=1.0)).folder / "model")
+    kept, _, source = load_model(folder, data.task, new_head=True)
+    assert source.note is None
+    transformers.set_seed(0)
+    model, _, source = load_model(folder, _classes(names), new_head=True)
+    told = source.note or ""
+    assert "no, yes" in told
+    assert ", ".join(names) in told
+    before, after = kept.state_dict(), model.state_dict()
+    assert [model.config.id2label[i] for i in range(len(names))] == list(names)
+    for name, tensor in after.items():
+        is_body = name.startswith(f"{model.base_model_prefix}.")
+        same = before[name].shape == tensor.shape and torch.equal(before[name], tensor)
+        assert same == is_body or (name.endswith("bias") and not tensor.any()), name
+    with pytest.raises(ModelNotFoundError, match="outputs"):
+        load_model(folder, _classes(names))
+
+
+def test_columns_and_head_are_of_files_alone(settings) -> None:
+    from steadytune.experiments.data import check_source
+
+    for name in ("text_column", "text_pair_column", "label_column"):
+        with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')}: is for your own files"):
+            check_source(settings(task="rte", **{name: "x"}))
+    with pytest.raises(SettingsError, match="--head: is for your own files"):
+        check_source(settings(task="rte", head="regression"))
+
+
+def test_rows_read_used_and_refused_are_told(tmp_path) -> None:
+    from steadytune.experiments.data import load_data
+
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\n" + "good,yes\nbad,no\n" * 20)
+    told = load_data(TrainSettings(train_file=str(file), train_size="10")).notes[-1]
+    assert told == "40 rows read = 40 used + 0 refused; 10 of 36 training rows are taken."
+
+
+@pytest.mark.skipif(not (REAL / "tydiqa_goldp").is_dir(), reason="needs ../shared/data beside the repository")
+def test_rows_refused_in_another_split_stay_counted() -> None:
+    from steadytune.experiments.data import load_data
+
+    told = load_data(TrainSettings(task="tydiqa", data_dir=str(REAL))).notes[-1]
+    assert told == "9,126 rows read = 6,451 used + 2,675 refused."
+
+
 def test_rows_without_validation_are_told(monkeypatch, settings) -> None:
     from steadytune.experiments import data as data_file
 
@@ -416,3 +475,11 @@ def test_minilm_learns_real_parts_of_speech(tmp_path) -> None:
     assert after["accuracy"] > before["accuracy"] + 0.15
     # An English model on text of another script: much is lost.
     assert result.metrics["transfer"]["zh"]["gap"] > 0.05
+
+
+def test_mlqa_is_counted_by_its_own_script(monkeypatch) -> None:
+    encoded: Any = SimpleNamespace(rows={"answers": [{"text": ["b"]}]})
+    monkeypatch.setattr(scoring, "best_answers", lambda *_: ["a \u201cb\u201d"])
+    predicted = EvalPrediction((np.zeros((1, 2)), np.zeros((1, 2))), np.zeros(1))
+    found = [scorer_for(task_record(n), encoded, "validation")(predicted)["exact_match"] for n in ("mlqa", "xquad")]
+    assert found == [1.0, 0.0], "SQuAD's script leaves quotes beyond ASCII"

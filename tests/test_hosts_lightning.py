@@ -288,6 +288,19 @@ def test_another_model_of_the_module_is_told(tmp_path: Path) -> None:
         fit(SteadyElsewhere(tiny.bert(), 1e-2, methods=[smart()]), tmp_path)
 
 
+def test_a_batch_given_by_position_is_told(tmp_path: Path) -> None:
+    class Positional(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
+
+    class SteadyPositional(SteadyModuleMixin, Positional):
+        pass
+
+    with pytest.raises(HostError, match="by their names") as error:
+        fit(SteadyPositional(tiny.bert(), 1e-2, methods=[smart()]), tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_bf16(tmp_path: Path) -> None:
     for methods in ([smart(**LARGE)], [freelb()]):
         module = SteadyClassifier(tiny.bert(), 1e-2, methods=methods)

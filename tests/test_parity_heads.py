@@ -32,7 +32,7 @@ SUBJECTS = [
     ("BERT", "multiple choice", "right"),
     ("Llama", "multi-label", "right"),
 ]
-BETAS = {"early_beta": 0.6, "beta": 0.9}
+BETAS: dict[str, Any] = {"early_beta": 0.6, "beta": 0.9}
 #: The methods, and the reference's words for them.
 METHODS: dict[str, tuple[Callable[[], Any], Setting]] = {
     "smart": (

@@ -27,7 +27,7 @@ from transformers import (
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, noisytune, smart, smoothness
 from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.session import Session
-from steadytune.hosts.loss_scaling import scales_by_items
+from steadytune.core.scaling import scales_by_items
 from steadytune.methods.noisytune import NoisyTune
 
 STATE = "steadytune.safetensors"

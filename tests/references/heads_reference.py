@@ -72,7 +72,9 @@ def items(head: str, model: Any, theta: Theta, words: str, example: Example, del
         return [logits[t] for t in range(len(labels)) if labels[t] != -100]
     logits = call(model, theta, e[None]).logits[0]
     if head == "causal LM":
-        return [logits[t] for t in range(len(labels) - 1) if labels[t + 1] != -100]
+        # BART's decoder alone leaves the shift of the labels to the user; the others predict the label after.
+        ahead = 0 if type(model).__name__ == "BartForCausalLM" else 1
+        return [logits[t] for t in range(len(labels) - ahead) if labels[t + ahead] != -100]
     return [logits[t] for t in range(len(labels)) if labels[t] != -100]
 
 

@@ -99,7 +99,7 @@ def _load(model: str) -> nn.Module:
 
     quiet_libraries()
     two_classes = Task("explain", "classification", "", "", "text", None, "label", ("0", "1"), {}, "accuracy")
-    loaded, _, _ = load_model(model, two_classes)
+    loaded, _, _ = load_model(model, two_classes, new_head=True)
     return loaded
 
 

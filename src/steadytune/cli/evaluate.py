@@ -25,6 +25,8 @@ def run_evaluation(
     values = {name: value for name, value in given.items() if value is not None}
     if "only" in values:
         values["only"] = [name.strip().replace("-", "_") for name in values["only"].split(",") if name.strip()]
+        if not values["only"]:
+            raise SettingsError("--only: names no part; leave it out for all of them.")
     for name in ("rates", "radii"):
         if name in values:
             values[name] = _numbers(f"--{name}", values[name])

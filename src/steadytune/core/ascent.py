@@ -21,6 +21,7 @@ def ascend(
     step_size: float,
     radius: float,
     projection: Projection = "linf",
+    sentences: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Climb from ``start`` and return where the perturbation ends, detached.
 
@@ -38,6 +39,7 @@ def ascend(
         step_size: eta.
         radius: epsilon, the largest entry that the result may have.
         projection: see above.
+        sentences: ``(batch, length)``, the number of each token's sentence; ``None`` where a row is one.
 
     Returns:
         The perturbation, and how many examples had a non-finite one; theirs is set to zero.
@@ -55,7 +57,7 @@ def ascend(
         gradient = gradient_to(objective(delta), delta)
         delta = delta.detach()
         if projection == "linf":
-            direction = gradient / _largest(gradient, dims=tuple(range(1, gradient.dim())))
+            direction = gradient / _largest_in_sentence(gradient, sentences)
             delta = (delta + step_size * direction).clamp(-radius, radius)
         else:
             moved = delta + step_size * gradient
@@ -80,17 +82,25 @@ def gradient_to(value: Tensor, delta: Tensor) -> Tensor:
         raise
 
 
-def sentence_norm(x: Tensor) -> Tensor:
+def sentence_norm(x: Tensor, sentences: Tensor | None = None) -> Tensor:
     """L2 norm of each example over all its entries, ``(batch, 1, ..., 1)``, at least the smallest normal number.
+
+    With ``sentences``, the number of each token's sentence, of each sentence: ``(batch, length, 1)``.
 
     >>> sentence_norm(torch.tensor([[[3.0, 4.0]]])).item()
     5.0
     """
-    norm = x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    tiny = torch.finfo(x.dtype).tiny
+    if sentences is not None:
+        squares = x.new_zeros(sentences.numel()).index_add(0, sentences.flatten(), x.square().sum(-1).flatten())
+        return squares.sqrt().clamp_min(tiny)[sentences].unsqueeze(-1)
+    norm = x.flatten(1).norm(dim=1).clamp_min(tiny)
     return norm.view(-1, *[1] * (x.dim() - 1))
 
 
-def ascend_in_l2(delta: Tensor, gradient: Tensor, *, step_size: float, radius: float) -> Tensor:
+def ascend_in_l2(
+    delta: Tensor, gradient: Tensor, *, step_size: float, radius: float, sentences: Tensor | None = None
+) -> Tensor:
     """One step up of length ``step_size``, projected on the L2 ball of each sentence (FreeLB, algorithm 1, line 11).
 
     An example whose gradient is zero or not finite stays where it is.
@@ -100,9 +110,17 @@ def ascend_in_l2(delta: Tensor, gradient: Tensor, *, step_size: float, radius: f
     """
     gradient, _ = _without_non_finite(gradient)
     # Divided twice: the squares of a tiny gradient would vanish in the norm.
-    gradient = gradient / _largest(gradient, dims=tuple(range(1, gradient.dim())))
-    moved = delta.detach() + step_size * gradient / sentence_norm(gradient)
-    return moved * (radius / sentence_norm(moved)).clamp_max(1.0)
+    gradient = gradient / _largest_in_sentence(gradient, sentences)
+    moved = delta.detach() + step_size * gradient / sentence_norm(gradient, sentences)
+    return moved * (radius / sentence_norm(moved, sentences)).clamp_max(1.0)
+
+
+def _largest_in_sentence(x: Tensor, sentences: Tensor | None) -> Tensor:
+    if sentences is None:
+        return _largest(x, dims=tuple(range(1, x.dim())))
+    of_tokens = _largest(x, dims=(-1,)).flatten()
+    largest = of_tokens.new_zeros(sentences.numel()).scatter_reduce(0, sentences.flatten(), of_tokens, "amax")
+    return largest[sentences].unsqueeze(-1)
 
 
 def _largest(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ classes are the positions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,13 @@ LABELS = ("labels", "start_positions", "end_positions", "shift_labels")
 
 #: A label that supervises nothing, as everywhere in Transformers.
 IGNORED = -100
+
+# Language models whose logits are for the label at their own position, by the name of their class: masked ones, and
+# decoders cut out of an encoder-decoder, whose loss leaves the shift to the user.
+_OWN_POSITION = re.compile(
+    "MaskedLM|WithLMHeadModel"
+    "|(Bart|Blenderbot|BlenderbotSmall|CpmAnt|Marian|Mvp|Pegasus|ProphetNet|TrOCR|Whisper)ForCausalLM"
+)
 
 # No probability is left to such a logit, and differences of two of them are still finite.
 _NEVER = -1e4
@@ -56,8 +64,29 @@ def logits_of(outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
     return logits
 
 
+def loss_of(outputs: Any) -> Tensor:
+    """The task loss that a model has computed.
+
+    Raises:
+        HostError: there is none.
+    """
+    loss = _field(outputs, "loss")
+    if isinstance(loss, Tensor):
+        return loss
+    if isinstance(outputs, tuple):
+        raise HostError(
+            "The model returned a tuple: set model.config.return_dict = True, so that the loss has a name."
+        )
+    raise HostError(
+        f"The model returned {type(outputs).__name__} without a loss: give the batch the labels, or compute the loss "
+        "yourself and use stack.clean_pass() and stack.add_terms()."
+    )
+
+
 def question(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of another pass: the batch without its labels, and what a decoder reads in their place.
+
+    A language model whose decoder's inputs cannot be had from outside keeps its labels, and makes them as ever.
 
     Args:
         model: the model, without the host's wrapper.
@@ -66,8 +95,13 @@ def question(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     asked = {k: v for k, v in inputs.items() if k not in LABELS and k != "num_items_in_batch"}
     labels, shift = inputs.get("labels"), getattr(model, "prepare_decoder_input_ids_from_labels", None)
     has_decoder_inputs = any(asked.get(k) is not None for k in ("decoder_input_ids", "decoder_inputs_embeds"))
-    if labels is not None and callable(shift) and is_encoder_decoder(model) and not has_decoder_inputs:
+    if labels is None or has_decoder_inputs or not is_encoder_decoder(model):
+        return asked
+    # A pair of models in one makes the decoder's attention mask, too, where it makes the inputs, and only there.
+    if callable(shift) and getattr(model.config, "model_type", None) != "encoder-decoder":
         asked["decoder_input_ids"] = shift(labels=labels)
+    elif has_output_embeddings(model):
+        asked["labels"] = labels
     return asked
 
 
@@ -135,12 +169,12 @@ def predicts_next_token(model: nn.Module) -> bool:
     """
     if not has_output_embeddings(model) or is_encoder_decoder(model):
         return False
-    kind = type(_innermost(model)).__name__
-    if kind.startswith("XLNet"):
+    kinds = [kind.__name__ for kind in type(_innermost(model)).__mro__]
+    if any(kind.startswith("XLNet") for kind in kinds):
         raise HostError(
             "XLNet's language model predicts in an order of its own, which terms of the loss do not follow."
         )
-    return "MaskedLM" not in kind
+    return not any(_OWN_POSITION.search(kind) for kind in kinds)
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

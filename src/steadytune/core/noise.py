@@ -53,6 +53,23 @@ def token_mask(inputs: Mapping[str, Any], seen: Seen) -> Tensor:
     return attention.to(device=seen.device, dtype=torch.bool)
 
 
+def sentences(inputs: Mapping[str, Any], seen: Seen) -> Tensor | None:
+    """``(batch, length)``, a number for the sentence of each token where ``position_ids`` may pack several in a row.
+
+    A sentence ends where the positions do not go on. ``None`` where each row is one. Padding is in none that counts.
+
+    >>> seen = Seen(torch.Size((1, 5, 2)), torch.float32, torch.device("cpu"), torch.float32)
+    >>> sentences({"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, seen)
+    tensor([[0, 0, 0, 1, 1]])
+    """
+    positions = inputs.get("position_ids")
+    if not isinstance(positions, Tensor) or positions.shape != seen.shape[:2]:
+        return None
+    begins = torch.ones(positions.shape, dtype=torch.bool, device=seen.device)
+    begins[:, 1:] = (positions.diff(dim=1) != 1).to(seen.device)
+    return begins.flatten().cumsum(0).view(positions.shape) - 1
+
+
 def normal_noise(site: Site, standard_deviation: float) -> Tensor:
     """Gaussian noise ``(batch, length, width)`` with the given standard deviation, at least float32."""
     return standard_deviation * _at_real_tokens(site, torch.randn)

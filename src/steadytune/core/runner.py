@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 
 from steadytune.core import randomness
 from steadytune.core.errors import HostError
-from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
+from steadytune.core.heads import logits_of, loss_of, prediction_of, question, supervised_items
 from steadytune.core.method import LossMethod, Method, StepMethod
 from steadytune.core.passes import Part, Passes
 from steadytune.core.precision import precision_now
-from steadytune.core.scaling import PerItem
+from steadytune.core.scaling import PerItem, scales_by_items
 from steadytune.core.session import Session
 from steadytune.core.sharding import process_rank
 from steadytune.core.step import CleanPass, PassCounts, Step
 from steadytune.core.wrappers import refuse_engines
+
+logger = logging.getLogger("steadytune")
 
 
 class StepRunner(ABC):
@@ -38,6 +41,7 @@ class StepRunner(ABC):
         self._optimizer: torch.optim.Optimizer | None = None
         self._is_open = False
         self._host_is_checked = False
+        self._heeds_items: bool | None = None
         self._update_has_begun = False
         self._micro_batches = 0
         self._clean_passes = 0
@@ -116,14 +120,29 @@ class StepRunner(ABC):
     def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         def task() -> tuple[Tensor, Any]:
             outputs = model(**batch)
-            return outputs["loss"], outputs
+            return loss_of(outputs), outputs
 
         if self.methods and not self._host_is_checked:
             refuse_engines(model)
         with self.clean_pass() as clean:
             loss, outputs = task()
-        items = batch.get("num_items_in_batch")
+        items = None if clean is None else self._items(model, batch)
         return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
+
+    def _items(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """What the model has divided the task loss by, where the loop has told it and it has listened."""
+        items = batch.get("num_items_in_batch")
+        if items is not None and self._heeds_items is None:
+            self._heeds_items = scales_by_items(
+                lambda given, n: loss_of(model(**given | {"num_items_in_batch": n})), model, dict(batch)
+            )
+            if self._heeds_items is False:
+                logger.warning(
+                    "%s does not heed num_items_in_batch: its loss is an average over each micro-batch, and so are "
+                    "the terms. Weigh the micro-batches with scale=... where they hold different numbers of items.",
+                    type(self._require_prepared().model).__name__,
+                )
+        return items if self._heeds_items is not False else None
 
     def run_step(
         self,

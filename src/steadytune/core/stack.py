@@ -103,6 +103,7 @@ class Stack(StepRunner):
         known = self._session if self._session is not None and self._session.model is model else None
         self._session = None  # whatever fails from here on, an old one is not taken for the new
         self.total_updates, self.updates = total_updates, 0 if saved is None else saved.updates
+        self._heeds_items = None
         self._host_is_checked = self._optimizer_is_built = self._scheduler_is_built = False
         self._session = Session(
             self.methods,

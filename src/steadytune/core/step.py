@@ -133,6 +133,10 @@ class Step:
         """``(batch, length)``, true at the tokens that the model attends to."""
         return noise.token_mask(self.inputs, self.taps[site].seen)
 
+    def sentences(self, site: int = 0) -> Tensor | None:
+        """``(batch, length)``, the number of each token's sentence in packed rows; ``None`` where a row is one."""
+        return noise.sentences(self.inputs, self.taps[site].seen)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """The model's parameters by name, without the host's wrapper."""
         return dict(self.plain_model.named_parameters())

@@ -135,6 +135,11 @@ class Tap:
         def forward_hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
             first = output[0] if isinstance(output, tuple) else output
             first = first.transpose(0, 1) if self.length_first else first
+            delta = _DELTAS.get(self._number)
+            # LED embeds the rest of an attention window by the same module, after the sentence.
+            is_another = self._seen is not None if delta is None else first.shape != delta.shape
+            if is_another:
+                return None
             self._seen = Seen(first.shape, first.dtype, first.device, precision_now(first))
             changed = change(first)
             if changed is None:

@@ -79,6 +79,7 @@ def sentence_vectors(
     Returns:
         ``(rows, width)``, float32 (float64 for a model in float64).
     """
+    pad: Any = tokenizer.pad_token_id
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     device = next(model.parameters()).device
     found: np.ndarray | None = None
@@ -89,18 +90,16 @@ def sentence_vectors(
             order = np.argsort([-len(sentence) for sentence in ids], kind="stable")
             for first in range(0, len(order), batch_size):
                 chosen = order[first : first + batch_size]
-                means = _means(body, [ids[i] for i in chosen], tokenizer.pad_token_id, layer, device)
+                means = _means(body, [ids[i] for i in chosen], pad or 0, layer, device)
                 if found is None:
                     found = np.empty((rows, means.shape[1]), dtype=means.dtype)
                 found[start + chosen] = means
     return np.empty((0, 0), dtype=np.float32) if found is None else found
 
 
-def _means(
-    body: nn.Module, sentences: list[list[int]], pad: int | None, layer: int, device: torch.device
-) -> np.ndarray:
+def _means(body: nn.Module, sentences: list[list[int]], pad: int, layer: int, device: torch.device) -> np.ndarray:
     """The mean of the states of each sentence: padded on the right, so that every position counts from 0."""
-    padded = nn.utils.rnn.pad_sequence([torch.tensor(s, dtype=torch.long) for s in sentences], True, pad or 0)
+    padded = nn.utils.rnn.pad_sequence([torch.tensor(s, dtype=torch.long) for s in sentences], True, pad)
     lengths = torch.tensor([len(sentence) for sentence in sentences])
     mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(device)
     outputs = body(input_ids=padded.to(device), attention_mask=mask.long(), output_hidden_states=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steadytune.core.errors import DataError, SettingsError
@@ -33,6 +34,10 @@ def check_source(settings: TrainSettings) -> None:
     if settings.task is not None and files:
         raise SettingsError(f"--task and --{next(iter(files)).replace('_', '-')}: give one or the other.")
     if settings.task is not None:
+        of_files = ("text_column", "text_pair_column", "label_column", "head")
+        given = next((name for name in of_files if getattr(settings, name) is not None), None)
+        if given is not None:
+            raise SettingsError(f"--{given.replace('_', '-')}: is for your own files; --task says it itself.")
         record = task_record(settings.task)
         if record.evaluation_only:
             TaskData(record, {}, (), {}).training_rows()  # says what to train on
@@ -67,7 +72,23 @@ def load_data(settings: TrainSettings) -> TaskData:
         raise DataError(f"{data.task.name}: there are no validation rows, after which training is evaluated.")
     if settings.train_size is not None:
         data.splits["train"] = fewer_rows(data, "train", settings.train_size, settings.seed)
-    return data
+    return replace(data, notes=(*data.notes, _counted(data)))
+
+
+def _counted(data: TaskData) -> str:
+    """Say how many rows were read, used and refused, a held-out split and its source counted once.
+
+    What `train_size` leaves out is told apart.
+    """
+    counts, train = data.counts, data.counts.get("train")
+    parts = [s for s in ("validation", "test") if s in counts and train and counts[s].read == train.read > train.used]
+    # a split of the same source as the training rows has none but rows that they have not
+    shared = parts if train and train.used + sum(counts[s].used for s in parts) <= train.read else []
+    read = sum(c.read for split, c in counts.items() if split not in shared)
+    used = sum(c.used for c in counts.values())
+    few = f"; {len(data.splits['train']):,} of {train.used:,} training rows are taken" if train else ""
+    taken = few if train and len(data.splits["train"]) < train.used else ""
+    return f"{read:,} rows read = {used:,} used + {read - used:,} refused{taken}."
 
 
 def fewer_rows(data: TaskData, split: str, size: str | int, seed: int) -> Dataset:

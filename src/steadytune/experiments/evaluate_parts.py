@@ -208,7 +208,7 @@ def moved(evaluation: Evaluation) -> Work | str:
     run, model = evaluation.run, evaluation.model
     set_seed(run.seed)  # what the checkpoint lacks is drawn as it was before training
     try:
-        pretrained, _, _ = load_model(run.model, model.task, trust_remote_code=run.trust_remote_code)
+        pretrained, _, _ = load_model(run.model, model.task, trust_remote_code=run.trust_remote_code, new_head=True)
     except ModelNotFoundError as error:
         return f"the pretrained model is not there any more ({error})"
     network: Any = pretrained

@@ -115,7 +115,7 @@ def find_sentences(data_dir: str | None, limit: int | None, *, ask_hub: bool) ->
         if len(kept) < len(data.splits):
             left_out = ", ".join(sorted(set(data.splits) - set(kept)))
             notes.append(
-                f"{name}: {left_out} not used: a language needs validation rows, for the threshold, and test."
+                f"{name}: {left_out} not used: a language needs validation rows (for the threshold) and test rows."
             )
         for split, rows in kept.items():
             few = limit is not None and limit < len(rows)

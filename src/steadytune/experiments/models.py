@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadytune.core.errors import ModelNotFoundError, did_you_mean
+from steadytune.experiments.head_of_checkpoint import draw_head, in_short, is_of_the_head, other_outputs
 from steadytune.tasks.connection import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.tasks.task import Task
 
@@ -25,10 +26,12 @@ class ModelSource:
     Attributes:
         location: a folder, or a Hub id.
         found_in: ``"embedded"``, ``"folder"``, ``"cache"`` or ``"hub"``.
+        note: what the user must get to see: that the head of the checkpoint is replaced.
     """
 
     location: str
     found_in: str
+    note: str | None = None
 
 
 def find_model(name: str) -> ModelSource:
@@ -116,7 +119,7 @@ def _require_on_hub(name: str) -> None:
 
 
 def load_model(
-    name: str, task: Task, *, trust_remote_code: bool = False
+    name: str, task: Task, *, trust_remote_code: bool = False, new_head: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
     """Load a model with the head of a task, and its tokenizer; safetensors only.
 
@@ -128,6 +131,8 @@ def load_model(
         name: an embedded model, a folder or a Hub id.
         task: tells the head, the number and the names of the outputs.
         trust_remote_code: run code that the model brings along.
+        new_head: for training: where the checkpoint's head has other outputs than the task (a model of MNLI that goes
+            on with RTE), draw a new one and say so in the note. Otherwise such a checkpoint is refused.
 
     Raises:
         ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
@@ -137,10 +142,18 @@ def load_model(
         "trust_remote_code": trust_remote_code,
         "local_files_only": source.found_in != "hub",
     }
+    import transformers
+
     try:
         model, loading = _class_for(task, source, options).from_pretrained(
-            source.location, use_safetensors=True, output_loading_info=True, **_head(task), **options
+            source.location,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=new_head,
+            **_head(task),
+            **options,
         )
+        others = other_outputs(transformers.AutoConfig.from_pretrained(source.location, **options), task)
         tokenizer = _load_tokenizer(source, task, options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
         reason = " ".join(str(error).split())
@@ -149,7 +162,9 @@ def load_model(
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
+    mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
     _require_body(model, loading["missing_keys"], name, alone=task.head == "retrieval")
+    source = replace(source, note=_replaced_head(model, task, name, others, mismatched, new_head=new_head))
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
@@ -199,6 +214,29 @@ def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str, *, 
             f"--model {name}: {len(absent)} tensors of the encoder are not in its weights, {absent[0]} for one: the "
             "file is not of this architecture or not whole."
         )
+
+
+def _replaced_head(
+    model: PreTrainedModel, task: Task, name: str, others: str | None, mismatched: list[str], *, new_head: bool
+) -> str | None:
+    """Give the model a new head where the checkpoint's is another task's, and say so."""
+    wrong = [key for key in mismatched if not is_of_the_head(model, key)]
+    if wrong:
+        raise ModelNotFoundError(
+            f"--model {name}: cannot be loaded for {task.head}: config.json is not that of its weights, {wrong[0]} "
+            "has another shape."
+        )
+    if others is None and not mismatched:
+        return None
+    why = f"the outputs of {name} are {others or 'of another number'}, and this task's are {_outputs(task)}"
+    if not new_head:
+        raise ModelNotFoundError(f"--model {name}: {why}.")
+    draw_head(model)
+    return f"A new head is drawn: {why}."
+
+
+def _outputs(task: Task) -> str:
+    return in_short(task.label_names) if task.label_names else f"{task.number_of_outputs} ({task.head})"
 
 
 def _require_language_model(

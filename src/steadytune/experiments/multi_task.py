@@ -237,7 +237,11 @@ def _load(
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     for task, own in data.items():
         set_seed(settings.seed)
-        one, tokenizers[task], _ = load_model(settings.model, own.task, trust_remote_code=settings.trust_remote_code)
+        one, tokenizers[task], source = load_model(
+            settings.model, own.task, trust_remote_code=settings.trust_remote_code, new_head=True
+        )
+        if source.note:
+            reporter.note(f"{task}: {source.note}")
         if model is None:
             model = MultiTaskModel({task: one})
         else:

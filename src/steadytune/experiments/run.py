@@ -141,7 +141,14 @@ class _Run:
         self.extent = extent
         meter = Meter(arguments.device)
         set_seed(settings.seed)  # the new head is drawn while the model loads
-        self.model, self.tokenizer, _ = load_model(model, data.task, trust_remote_code=settings.trust_remote_code)
+        self.model, self.tokenizer, source = load_model(
+            model,
+            data.task,
+            trust_remote_code=settings.trust_remote_code,
+            new_head=model != str(folder.model),  # what was trained is only evaluated, with the head that it has
+        )
+        if source.note:
+            reporter.note(source.note)
         self.max_length = min(settings.max_length, longest_input(self.model, self.tokenizer))
         if self.max_length < settings.max_length:
             reporter.note(f"Texts are cut after {self.max_length} tokens: {settings.model} takes no more.")

@@ -19,6 +19,8 @@ from steadytune.tasks.task import Head, Task
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
+    from steadytune.tasks.answers import Script
+
 #: Of a split's predictions and labels, its scores.
 Scorer = Callable[["EvalPrediction"], dict[str, float]]
 
@@ -38,7 +40,8 @@ def scorer_for(task: Task, encoded: Encoded, split: str) -> Scorer:
         return lambda predicted: _tag_scores(task, encoded, predicted)
     if task.head == "question_answering":
         language = task.language_of(split) or "en"
-        return lambda predicted: _answer_scores(encoded, predicted, language)
+        script = "mlqa" if task.name == "mlqa" else None  # MLQA's own counting, in English too
+        return lambda predicted: _answer_scores(encoded, predicted, language, script)
     if task.head == "causal_lm":
         return lambda predicted: language_model_scores(np.asarray(predicted.predictions))
     return lambda predicted: compute_metrics(task.head, np.asarray(predicted.predictions), _labels(predicted))
@@ -137,9 +140,12 @@ def _tag_scores(task: Task, encoded: Encoded, predicted: EvalPrediction) -> dict
     return tag_scores(found, tags, tokens)
 
 
-def _answer_scores(encoded: Encoded, predicted: EvalPrediction, language: str) -> dict[str, float]:
+def _answer_scores(
+    encoded: Encoded, predicted: EvalPrediction, language: str, script: Script | None
+) -> dict[str, float]:
     from steadytune.tasks.answers import question_answering_scores
 
     start, end = (np.asarray(part) for part in predicted.predictions[:2])
     answers: list[Mapping[str, Any]] = list(encoded.rows["answers"])
-    return question_answering_scores(best_answers(encoded, start, end), [a["text"] for a in answers], language)
+    texts = [a["text"] for a in answers]
+    return question_answering_scores(best_answers(encoded, start, end), texts, language, script)

@@ -154,9 +154,17 @@ class SteadyModuleMixin(_Base):
     def _called(self) -> Iterator[list[tuple[dict[str, Any], Any]]]:
         """Note what the model is called with and what it returns."""
         calls: list[tuple[dict[str, Any], Any]] = []
-        handle = self.model.register_forward_hook(
-            lambda _model, _args, given, outputs: calls.append((dict(given), outputs)), with_kwargs=True
-        )
+
+        def note(_model: nn.Module, positional: tuple[Any, ...], given: dict[str, Any], outputs: Any) -> None:
+            if positional and self.stack.loss_methods:
+                raise HostError(
+                    f"training_step of {type(self).__name__} gives self.model its inputs by position: "
+                    f"{self.stack.loss_methods[0].name} runs the model again and needs them by their names, as in "
+                    "self.model(**batch)."
+                )
+            calls.append((dict(given), outputs))
+
+        handle = self.model.register_forward_hook(note, with_kwargs=True)
         try:
             yield calls
         finally:

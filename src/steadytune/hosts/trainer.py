@@ -18,11 +18,12 @@ from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.explain import Explanation
 from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod
+from steadytune.core.scaling import scales_by_items
 from steadytune.core.stack import Stack
 from steadytune.core.state import FILE_NAME
 from steadytune.core.wrappers import refusal, refusal_when_sharded
 from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
-from steadytune.hosts.loss_scaling import scales_by_items, share_of_items
+from steadytune.hosts.loss_scaling import share_of_items
 
 logger = logging.getLogger("steadytune")
 

@@ -47,7 +47,15 @@ def worst_divergence(
     def distance(delta: Tensor) -> Tensor:
         return step.per_item(step.divergence(step.logits(delta, masks=masks, site=site), target)).total()
 
-    delta, non_finite = ascend(distance, start, steps=steps, step_size=step_size, radius=radius, projection=projection)
+    delta, non_finite = ascend(
+        distance,
+        start,
+        steps=steps,
+        step_size=step_size,
+        radius=radius,
+        projection=projection,
+        sentences=step.sentences(site),
+    )
     step.report_non_finite(non_finite)
     return step.per_item(step.divergence(step.logits(delta, masks=masks, site=site), clean))
 

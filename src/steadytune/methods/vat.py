@@ -61,13 +61,16 @@ class VirtualAdversarialTraining(LossMethod):
             return step.per_item(step.one_way_divergence(clean, moved))
 
         start = step.normal_noise(1.0)
-        direction = start / sentence_norm(start)
+        sentences = step.sentences()
+        direction = start / sentence_norm(start, sentences)
         for _ in range(self.power_iterations):
             moved = (self.finite_difference * direction).requires_grad_(True)
             gradient = gradient_to(distance(moved).total(), moved)
             step.report_non_finite((~torch.isfinite(gradient)).flatten(1).any(1).sum())
             # A step of length 1 from 0 in the unit ball is the gradient divided by its length.
-            direction = ascend_in_l2(torch.zeros_like(direction), gradient, step_size=1.0, radius=1.0)
+            direction = ascend_in_l2(
+                torch.zeros_like(direction), gradient, step_size=1.0, radius=1.0, sentences=sentences
+            )
         return distance(self.radius * direction)
 
     def cost(self) -> Cost:

@@ -20,10 +20,10 @@ from steadytune.tasks.sources import Source, text_buffer
 if TYPE_CHECKING:
     from pyarrow import Buffer, Table
 
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
 _LARGEST_BLOCK_BYTES = (1 << 31) - 1
 _LONGEST_FIELD = (1 << 31) - 1
-_CHUNK_BYTES = 1 << 26
+_CHUNK_BYTES = 1 << 20
 
 
 def column_names(source: Source) -> list[str]:
@@ -48,31 +48,36 @@ def read(source: Source, columns: Sequence[str]) -> Table:
     buffer = text_buffer(source, lambda prefix: _place_after(source, prefix))
     if not _is_well_quoted(buffer, source.delimiter):
         _refuse_faulty_rows(source, buffer)
+    size = buffer.size
+    del buffer  # its pages would stay in memory beside the table
     try:
-        return _parse(buffer, source.delimiter, columns, _BLOCK_BYTES)
+        return _parse(source, columns, _BLOCK_BYTES)
     except pa.ArrowInvalid:
-        if _refuse_faulty_rows(source, buffer) == 0:
+        if _refuse_faulty_rows(source, text_buffer(source, lambda prefix: _place_after(source, prefix))) == 0:
             raise no_rows(source.path) from None
     try:  # no faulty row: one field was longer than a block
-        return _parse(buffer, source.delimiter, columns, min(buffer.size + 1, _LARGEST_BLOCK_BYTES))
+        return _parse(source, columns, min(size + 1, _LARGEST_BLOCK_BYTES))
     except pa.ArrowInvalid as error:
         raise DataError(f"{file_place(source.path)}: not readable as {source.format} ({excerpt(error)}).") from None
 
 
-def _parse(buffer: Buffer, delimiter: str, columns: Sequence[str], block_bytes: int) -> Table:
+def _parse(source: Source, columns: Sequence[str], block_bytes: int) -> Table:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    return arrow_csv.read_csv(
-        pa.BufferReader(buffer),
-        read_options=arrow_csv.ReadOptions(block_size=block_bytes),
-        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types={name: pa.string() for name in columns},
-            include_columns=list(columns),
-            strings_can_be_null=False,
-        ),
-    )
+    with pa.OSFile(str(source.path)) as file:
+        table = arrow_csv.read_csv(
+            file,
+            read_options=arrow_csv.ReadOptions(block_size=block_bytes),
+            parse_options=arrow_csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={name: pa.string() for name in columns},
+                include_columns=list(columns),
+                strings_can_be_null=False,
+            ),
+        )
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def _is_well_quoted(buffer: Buffer, delimiter: str) -> bool:
@@ -84,16 +89,17 @@ def _is_well_quoted(buffer: Buffer, delimiter: str) -> bool:
     import numpy as np
 
     data = np.frombuffer(buffer, dtype=np.uint8)
-    starts = range(0, len(data), _CHUNK_BYTES)
-    found = [np.flatnonzero(data[start : start + _CHUNK_BYTES] == ord('"')) + start for start in starts]
-    quotes = np.concatenate(found)
-    if len(quotes) % 2:
-        return False
     beside = np.frombuffer(f'{delimiter}\r\n"'.encode(), dtype=np.uint8)
-    opening, closing = quotes[0::2], quotes[1::2]
-    before = data[opening[opening > 0] - 1]
-    after = data[closing[closing < len(data) - 1] + 1]
-    return bool(np.isin(before, beside).all() and np.isin(after, beside).all())
+    count = 0
+    for start in range(0, len(data), _CHUNK_BYTES):  # a million quotes need not be in memory at a time
+        quotes = np.flatnonzero(data[start : start + _CHUNK_BYTES] == ord('"')) + start
+        opening, closing = quotes[count % 2 :: 2], quotes[1 - count % 2 :: 2]
+        before = data[opening[opening > 0] - 1]
+        after = data[closing[closing < len(data) - 1] + 1]
+        if not (np.isin(before, beside).all() and np.isin(after, beside).all()):
+            return False
+        count += len(quotes)
+    return count % 2 == 0
 
 
 def _refuse_faulty_rows(source: Source, buffer: Buffer) -> int:

@@ -15,7 +15,8 @@ from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    import numpy as np
+    from pyarrow import ChunkedArray, Table
 
 #: The heads that files can be for.
 FILE_HEADS = tuple(head for head in get_args(Head) if head != "retrieval")
@@ -70,7 +71,7 @@ def load_files(
     reader = reader_for(sources["train"], text_column, text_pair_column, label_column, head)
     for source in sources.values():
         reader.check(source)
-    tables = {split: reader.read(source) for split, source in sources.items()}
+    tables = {split: _read(reader, source) for split, source in sources.items()}
     read = {split: table.num_rows for split, table in tables.items()}
     notes = [] if head or reader.head != "regression" else [f"Regression, because {reader.reason}."]
     if "validation" not in tables:
@@ -87,12 +88,21 @@ def load_files(
     return TaskData(task, {split: dataset_of(table) for split, table in tables.items()}, (), counts, tuple(notes))
 
 
-def _hold_out(tables: Mapping[str, Table], source: Source, head: Head, seed: int) -> dict[str, Table]:
-    """Return the tables with a validation split taken from the training rows."""
+def _read(reader: FileReader, source: Source) -> Table:
+    """Return the rows of a file, and give back what Arrow keeps of the memory that reading took."""
+    import pyarrow as pa
+
+    table = reader.read(source)
+    pa.default_memory_pool().release_unused()
+    return table
+
+
+def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -> dict[str, Table]:
+    """Return the tables with a validation split taken from the training rows, which are taken out of `tables`."""
     import numpy as np
     import pyarrow as pa
 
-    train = tables["train"]
+    train = tables.pop("train")
     classes = train.column(LABEL).to_numpy() if head == "classification" else None
     try:
         rows = held_out_rows(classes, train.num_rows, seed)
@@ -100,9 +110,27 @@ def _hold_out(tables: Mapping[str, Table], source: Source, head: Head, seed: int
         raise DataError(f"{file_place(source.path)}: {error}") from None
     held_out = np.zeros(train.num_rows, dtype=bool)
     held_out[rows] = True
-    # filtered chunk by chunk; taking rows by their index would first join all chunks, a copy of the whole
-    kept, validation = (train.filter(pa.array(mask)) for mask in (~held_out, held_out))
-    return {**tables, "train": kept, "validation": validation}
+    columns = {name: column.chunks for name, column in zip(train.column_names, train.columns, strict=True)}
+    del train
+    parts = {name: _divided(chunks, held_out) for name, chunks in columns.items()}
+    pa.default_memory_pool().release_unused()
+    kept, validation = (pa.table({name: part[i] for name, part in parts.items()}) for i in (0, 1))
+    return {"train": kept, **tables, "validation": validation}
+
+
+def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[ChunkedArray, ChunkedArray]:
+    """Return the values to keep and those held out; the chunks are let go one by one, so that no copy is made."""
+    import pyarrow as pa
+
+    start, parts, kind = 0, ([], []), chunks[0].type
+    chunks.reverse()
+    while chunks:
+        chunk = chunks.pop()
+        mask = held_out[start : start + len(chunk)]
+        start += len(chunk)
+        for part, chosen in zip(parts, (~mask, mask), strict=True):
+            part.append(chunk.filter(pa.array(chosen)))
+    return pa.chunked_array(parts[0], kind), pa.chunked_array(parts[1], kind)
 
 
 def _overlap_notes(tables: Mapping[str, Table], head: Head) -> list[str]:

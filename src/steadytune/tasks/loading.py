@@ -300,6 +300,8 @@ def _hold_out(task: Task, tables: dict[str, Table], counts: dict[str, RowCounts]
     tables["validation"] = train.take(rows)
     tables["train"] = train.take(np.delete(np.arange(train.num_rows), rows))
     read = counts["train"].read
+    if "validation" in counts:  # its rows were all refused, and stay counted
+        counts["official validation"] = counts["validation"]
     counts["validation"] = RowCounts(read, len(rows))
     counts["train"] = RowCounts(read, tables["train"].num_rows)
     notes.append(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray, Table
 
 DELIMITERS = ("|", ";", ",")
+_ROWS_AT_ONCE = 1 << 16
 
 
 class MultiLabelReader:
@@ -42,61 +43,61 @@ class MultiLabelReader:
         import pyarrow as pa
 
         raw = read_columns(source, self.columns, lists=True)
-        names, lengths = self._names(source, raw.column(LABEL))
+        column = raw.column(LABEL)
+        blocks = range(0, len(column), _ROWS_AT_ONCE)
         if self.label_names is None:
-            self.label_names = self._decide(source, names)
-        table = raw.drop_columns([LABEL])
-        labels = self._encode(source, names, lengths)
-        return table.select([n for n in (TEXT, TEXT_PAIR) if n in table.column_names]).append_column(
-            LABEL, pa.chunked_array([labels])
-        )
+            self.delimiter = _delimiter(column)
+            self.label_names = self._decide(
+                source, {name for b in blocks for name in self._distinct(source, column, b)}
+            )
+        labels = pa.chunked_array([self._encode(source, *self._names(source, column, b), b) for b in blocks])
+        texts = [name for name in (TEXT, TEXT_PAIR) if name in raw.column_names]
+        return raw.select(texts).append_column(LABEL, labels)
 
-    def _names(self, source: Source, column: ChunkedArray) -> tuple[Any, np.ndarray]:
-        """Return the labels of all rows one after the other, and how many each row has."""
+    def _distinct(self, source: Source, column: ChunkedArray, start: int) -> list[str]:
+        from pyarrow import compute
+
+        return compute.unique(self._names(source, column, start)[0]).to_pylist()  # pyright: ignore
+
+    def _names(self, source: Source, column: ChunkedArray, start: int) -> tuple[Any, np.ndarray]:
+        """Return the labels of a block of rows one after the other, and how many each row has."""
         import numpy as np
         import pyarrow as pa
         from pyarrow import compute
 
         arrow: Any = compute
-        row = first_true(arrow.is_null(column)) if column.null_count else None
+        values: Any = column.slice(start, _ROWS_AT_ONCE).combine_chunks()
+        row = first_true(arrow.is_null(values)) if values.null_count else None
         if row is not None:
-            self._refuse(source, row, "the labels are missing; give them, or none as an empty list or string")
-        if not pa.types.is_list(column.type):
-            column = self._split(column.cast(pa.string()))
-        lists = column.combine_chunks()
-        lengths = np.asarray(arrow.list_value_length(lists))
-        names = arrow.utf8_trim_whitespace(lists.flatten().cast(pa.string()))
+            self._refuse(source, start + row, "the labels are missing; give them, or none as an empty list or string")
+        if not pa.types.is_list(values.type):
+            values = self._split(values.cast(pa.string()))
+        lengths = np.asarray(arrow.list_value_length(values))
+        names = arrow.utf8_trim_whitespace(values.flatten().cast(pa.string()))
         empty = first_true(arrow.equal(names, "").fill_null(True))
         if empty is not None:
-            self._refuse(source, _row_of(lengths, empty), "one of the labels is empty or missing")
+            self._refuse(source, start + _row_of(lengths, empty), "one of the labels is empty or missing")
         return names, lengths
 
-    def _split(self, column: ChunkedArray) -> ChunkedArray:
+    def _split(self, values: Any) -> Any:
         """Return lists of names from strings; an empty string is an empty list."""
         import pyarrow as pa
         from pyarrow import compute
 
         arrow: Any = compute
-        text = arrow.utf8_trim_whitespace(column).combine_chunks()
-        if self.delimiter is None:
-            found = (d for d in DELIMITERS if arrow.any(arrow.match_substring(text, d)).as_py())
-            self.delimiter = next(found, DELIMITERS[0])
+        text = arrow.utf8_trim_whitespace(values)
         lists = arrow.split_pattern(text, self.delimiter)
-        none = pa.scalar([], type=lists.type)
-        return pa.chunked_array([arrow.if_else(arrow.equal(text, ""), none, lists)])
+        return arrow.if_else(arrow.equal(text, ""), pa.scalar([], type=lists.type), lists)
 
-    def _decide(self, source: Source, names: Any) -> tuple[str, ...]:
-        from pyarrow import compute
-
-        distinct = compute.unique(names).to_pylist()  # pyright: ignore
+    def _decide(self, source: Source, distinct: set[str]) -> tuple[str, ...]:
         if not distinct:
             place = f"{file_place(source.path)}, column {excerpt(self.columns.label)}"
             raise DataError(f"{place}: no row has a label, so there is nothing to learn.")
         whole = all(name.lstrip("-").isdigit() for name in distinct)
         return tuple(sorted(distinct, key=(lambda name: (int(name), name)) if whole else None))
 
-    def _encode(self, source: Source, names: Any, lengths: np.ndarray) -> Any:
-        """Return a list of 0 and 1 for each row."""
+    def _encode(self, source: Source, names: Any, lengths: np.ndarray, start: int) -> Any:
+        """Return a list of 0 and 1 for each row of a block."""
         import numpy as np
         import pyarrow as pa
         from pyarrow import compute
@@ -108,7 +109,7 @@ class MultiLabelReader:
         if unseen is not None:
             self._refuse(
                 source,
-                _row_of(lengths, unseen),
+                start + _row_of(lengths, unseen),
                 f"the label {excerpt(names[unseen])} was never seen in training, where the labels are "
                 f"{listing(list(self.label_names))}",
             )
@@ -118,12 +119,24 @@ class MultiLabelReader:
         twice = first_true(labels.max(axis=1, initial=0) > 1)
         if twice is not None:
             name = self.label_names[int(labels[twice].argmax())]
-            self._refuse(source, twice, f"the label {excerpt(name)} occurs twice in the row")
-        offsets = np.arange(len(lengths) + 1, dtype=np.int64) * len(self.label_names)
-        return pa.LargeListArray.from_arrays(offsets, pa.array(labels.ravel())).cast(pa.list_(pa.int8()))
+            self._refuse(source, start + twice, f"the label {excerpt(name)} occurs twice in the row")
+        offsets = np.arange(len(lengths) + 1, dtype=np.int32) * len(self.label_names)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels.ravel()))
 
     def _refuse(self, source: Source, row: int, problem: str) -> None:
         raise DataError(f"{row_place(source.path, row + 1, self.columns.label)}: {problem}.")
+
+
+def _delimiter(column: ChunkedArray) -> str:
+    """Return what separates the labels where they are strings."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    arrow: Any = compute
+    if not pa.types.is_string(column.type):
+        return DELIMITERS[0]
+    found = (d for d in DELIMITERS if arrow.any(arrow.match_substring(column, d)).as_py())
+    return next(found, DELIMITERS[0])
 
 
 def _row_of(lengths: np.ndarray, entry: int) -> int:

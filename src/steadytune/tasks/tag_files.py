@@ -22,7 +22,7 @@ TAG_COLUMNS = ("tags", "ner_tags", "pos_tags", "upos", LABEL)
 OUTSIDE = "O"
 _UNIT_SEPARATOR = "\x1f"  # never in a text file; Arrow then reads a line as one column
 _DOCUMENT = "-DOCSTART-"
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22
 _LARGEST_BLOCK_BYTES = (1 << 31) - 1
 
 
@@ -183,32 +183,51 @@ def _read_lines(source: Source) -> tuple[Any, Any, np.ndarray]:
 
     arrow: Any = compute
     buffer = text_buffer(source, lambda prefix: _line_place(source, prefix.count("\n")))
-    lines = _lines(source, buffer)
-    blank = np.asarray(arrow.equal(arrow.utf8_trim_whitespace(lines), ""))
-    blank |= np.asarray(arrow.starts_with(lines, _DOCUMENT))
-    first = first_true(~blank)
-    if first is None:
+    chunks = _lines(source, buffer)
+    del buffer  # its pages would stay in memory beside the words
+    chunks.reverse()
+    before, ended = 0, 0  # lines, and of them those that end a sentence
+    tabs: bool | None = None
+    words, tags, sentences = [], [], []
+    while chunks:  # each is let go once it is read
+        lines = chunks.pop()
+        blank = np.asarray(arrow.equal(arrow.utf8_trim_whitespace(lines), ""))
+        blank |= np.asarray(arrow.starts_with(lines, _DOCUMENT))
+        numbers = np.flatnonzero(~blank)
+        if len(numbers):
+            tabs = "\t" in lines[numbers[0]].as_py() if tabs is None else tabs
+            fields = _fields(source, lines.take(pa.array(numbers)), tabs, before + numbers)
+            for part, field in zip((words, tags), fields, strict=True):
+                part.append(arrow.utf8_trim_whitespace(field))
+            # the words between two blank lines share a number
+            sentences.append((ended + np.cumsum(blank)[numbers]).astype(np.int32))
+        before, ended = before + len(lines), ended + int(blank.sum())
+    if not words:
         raise no_rows(source.path)
-    tabs = "\t" in lines[first].as_py()
+    lengths = np.unique(np.concatenate(sentences), return_counts=True)[1]
+    return pa.concat_arrays(words), pa.concat_arrays(tags), lengths
+
+
+def _fields(source: Source, lines: Any, tabs: bool, numbers: np.ndarray) -> tuple[Any, Any]:
+    """Return word and tag of each line; `numbers` are the lines' own, from 0."""
+    import numpy as np
+    from pyarrow import compute
+
+    arrow: Any = compute
     pattern = (
         r"^(?P<word>[^\t]*[^\t ][^\t]*)\t(?:.*\t)?(?P<tag>[^\t]+)$"
         if tabs
         else r"^ *(?P<word>\S+)\s(?:.*\s)?(?P<tag>\S+)\s*$"
     )
     fields = arrow.extract_regex(lines, pattern)
-    faulty = first_true(np.asarray(arrow.is_null(fields)) & ~blank)
+    faulty = first_true(np.asarray(arrow.is_null(fields)))
     if faulty is not None:
-        _refuse_line(source, faulty, lines[faulty].as_py(), tabs)
-    numbers = np.flatnonzero(~blank)
-    sentence = np.cumsum(blank)[numbers]  # the words between two blank lines share a number
-    lengths = np.unique(sentence, return_counts=True)[1]
-    kept = fields.take(pa.array(numbers))
-    words, tags = (arrow.utf8_trim_whitespace(kept.field(i)) for i in range(2))
-    return words, tags, lengths
+        _refuse_line(source, int(numbers[faulty]), lines[faulty].as_py(), tabs)
+    return fields.field(0), fields.field(1)
 
 
-def _lines(source: Source, buffer: Buffer) -> Any:
-    """Return the lines of a text file as one array of strings."""
+def _lines(source: Source, buffer: Buffer) -> list[Any]:
+    """Return the lines of a text file as arrays of strings."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -220,7 +239,7 @@ def _lines(source: Source, buffer: Buffer) -> Any:
                 parse_options=csv.ParseOptions(delimiter=_UNIT_SEPARATOR, quote_char=False, ignore_empty_lines=False),
                 convert_options=csv.ConvertOptions(column_types={"line": pa.string()}, strings_can_be_null=False),
             )
-            return table.column("line").combine_chunks()
+            return table.column("line").chunks
         except pa.ArrowInvalid as arrow_error:
             error = arrow_error
     raise DataError(f"{file_place(source.path)}: not readable as lines ({excerpt(error)}).")

@@ -353,6 +353,7 @@ def test_json_and_quiet_print_nothing_else(trained, capsys) -> None:
         (("own", "--output", "."), "is a folder; give a file."),
         (("gone",), "there is no such folder"),
         ((".",), "holds no run (no config.yaml)"),
+        ((".", "--only", ""), "--only: names no part"),
     ],
 )
 def test_mistakes_are_one_line(trained, capsys, arguments, expected) -> None:

@@ -388,7 +388,8 @@ def test_a_head_of_other_classes_is_replaced_to_train_and_refused_to_evaluate(
     assert "no, yes" in told
     assert ", ".join(names) in told
     before, after = kept.state_dict(), model.state_dict()
-    assert [model.config.id2label[i] for i in range(len(names))] == list(names)
+    named: Any = model.config.id2label
+    assert [named[i] for i in range(len(names))] == list(names)
     for name, tensor in after.items():
         is_body = name.startswith(f"{model.base_model_prefix}.")
         same = before[name].shape == tensor.shape and torch.equal(before[name], tensor)

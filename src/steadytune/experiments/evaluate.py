@@ -82,11 +82,18 @@ def check_run(path: str | Path) -> TrainSettings:
         SettingsError: the folder holds none, or one without its model.
     """
     folder = RunFolder(Path(path).expanduser())
+    if folder.path.is_file():
+        raise SettingsError(f"{path}: is a file; give the folder of a run of `steadytune train`.")
     if not folder.path.is_dir():
         raise SettingsError(f"{path}: there is no such folder; give the folder of a run of `steadytune train`.")
     if not folder.config.is_file():
         raise SettingsError(f"{path}: holds no run (no config.yaml); give the folder of a run of `steadytune train`.")
-    settings = resolve_settings({}, folder.config)
+    try:
+        settings = resolve_settings({}, folder.config)
+    except SettingsError as error:
+        alone = sorted(folder.path.glob("fine-tuned/*/config.yaml"))
+        hint = f" Evaluate one of its tasks: {alone[0].parent}." if alone else ""
+        raise SettingsError(f"{path}: holds no run of `steadytune train` ({error}).{hint}") from error
     if not folder.model.is_dir():
         finished = "after" in folder.read_metrics()
         problem = "its model was not kept" if finished else "it is not finished"

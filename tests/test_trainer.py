@@ -26,8 +26,8 @@ from transformers import (
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, noisytune, smart, smoothness
 from steadytune.core.errors import CheckpointError, HostError, MethodError
-from steadytune.core.session import Session
 from steadytune.core.scaling import scales_by_items
+from steadytune.core.session import Session
 from steadytune.methods.noisytune import NoisyTune
 
 STATE = "steadytune.safetensors"

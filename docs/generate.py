@@ -101,7 +101,7 @@ def families_page(found: Refusals) -> str:
         [
             "# Model families and heads",
             "",
-            f"Each of the {count} methods trains two updates of a tiny random model of each family with each",
+            f"Each of the {count} methods trains a tiny random model of each family with each",
             "head that Transformers has for it; the same test writes this page (`make families`). *all*: every",
             "method trains. *not ...*: these refuse when the model is prepared, with a reason. *–*: there is no",
             "such model.",

@@ -13,7 +13,7 @@ ROOT = Path(steadytune.__file__).parent
 #: settings are in the key by their values, and the calibration is worked out of kept predictions.
 OUTSIDE = {
     *("experiments/folder", "experiments/measure", "experiments/progress", "experiments/predictions"),
-    *("experiments/settings", "evaluation/calibration"),
+    *("experiments/settings", "experiments/remote", "evaluation/calibration"),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 
 from steadytune.contract.families import FAMILIES, HEADS, batch_for, build, model_class, pairs
 from steadytune.core.errors import HostError, MethodError
-from steadytune.core.method import Method
+from steadytune.core.method import LossMethod, Method
 from steadytune.core.stack import Stack
 from steadytune.methods.registry import REGISTRY, method_classes
 
@@ -21,7 +21,9 @@ Refusals = Mapping[tuple[str, str], Mapping[str, str]]
 
 
 def refusals(family: str, head: str) -> dict[str, str]:
-    """Train two updates of a tiny model with every method in turn, and return the reasons of those that refuse.
+    """Train a tiny model with every method in turn, and return the reasons of those that refuse.
+
+    One update; two with a teacher, which is the student itself in the first.
 
     Raises:
         AssertionError: a loss is not finite, or no weight moved.
@@ -61,7 +63,7 @@ def _reason(method: Method, model: torch.nn.Module, batch: Mapping[str, torch.Te
             stack.prepare(model, total_updates=10, batches=[batch])
             optimizer = stack.optimizer(torch.optim.AdamW(model.parameters(), lr=1e-2))
             stack.scheduler(optimizer)
-            for _ in range(2):
+            for _ in range(2 if isinstance(method, LossMethod) and method.teachers() else 1):
                 loss = stack.backward(model, batch)
                 optimizer.step()
                 optimizer.zero_grad()

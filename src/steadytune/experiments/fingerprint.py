@@ -25,7 +25,7 @@ PARTS = (
         f"experiments/{name}.py"
         for name in (
             *("run", "run_trainer", "resumable", "data", "models", "encoding", "encoders", "sampling"),
-            *("scoring", "answer_spans", "transfer"),
+            *("scoring", "answer_spans", "transfer", "head_of_checkpoint"),
         )
     ),
 )

@@ -16,6 +16,7 @@ import yaml
 from steadytune import __version__
 from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import SettingsError
+from steadytune.experiments.remote import is_url
 from steadytune.experiments.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class RunFolder:
         Raises:
             SettingsError: it holds another run, or something else.
         """
+        if is_url(settings.output_dir):
+            raise SettingsError(
+                f"--output-dir {settings.output_dir}: a run is kept in a local folder; only `compare` writes to a URL."
+            )
         wanted = _comparable(settings.model_dump())
         if self.config.is_file():
             held = _comparable(_read_yaml(self.config))

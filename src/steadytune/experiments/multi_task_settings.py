@@ -83,13 +83,15 @@ class MultiTaskSettings(TrainSettings):
     @classmethod
     def _known_once(cls, tasks: list[str]) -> list[str]:
         if tasks == ["none"]:
-            raise ValueError("name at least one task")
+            raise SettingsError("--tasks: name the tasks that train together, such as --tasks rte,mrpc.")
+        if len(set(tasks)) < len(tasks):
+            raise SettingsError("--tasks: a task is named twice; it has one head.")
         for task in tasks:
             record = task_record(task)
             if record.evaluation_only or record.head not in HEADS:
                 reason = "for evaluation only" if record.evaluation_only else f"of the kind {record.head}"
                 raise SettingsError(f"--tasks: {task} is {reason}; tasks that train together are {', '.join(HEADS)}.")
-        return list(dict.fromkeys(tasks))
+        return tasks
 
     @model_validator(mode="after")
     def _per_task_settings_are_for_these_tasks(self) -> MultiTaskSettings:

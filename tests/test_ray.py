@@ -36,7 +36,7 @@ pytestmark = pytest.mark.cluster
 
 MEMORY = 80_000_000
 #: Long enough that a node can be killed in the middle.
-LONG = 900  # long enough to be stopped in the middle on any machine
+LONG = 3000  # long enough to be stopped in the middle on any machine
 
 Settings = Callable[..., CompareSettings]
 

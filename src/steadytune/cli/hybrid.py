@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
-from steadytune.cli.stopped import Stopped
+from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.hybrid_settings import TASK, HybridSettings
 from steadytune.experiments.models import find_model
@@ -25,15 +25,12 @@ def run_hybrid(given: TrainOptions) -> None:
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter, before_and_after
     from steadytune.experiments.hybrid import train_hybrid
-    from steadytune.experiments.run import Interrupted
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)
     reporter.note(f"Hybrid network of {settings.model} on {TASK}, methods: {' + '.join(settings.methods)}")
-    try:
+    with told_how_to_go_on():
         result = train_hybrid(settings, reporter)
-    except Interrupted as stopped:
-        raise Stopped(f"{stopped}; the same command continues from there.") from None
     if given.quiet:
         return
     if result.was_finished:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steadytune.cli.options import TrainOptions
-from steadytune.cli.stopped import Stopped
+from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
 from steadytune.experiments.multi_task_settings import MultiTaskSettings
@@ -32,15 +32,12 @@ def run_multi_task(given: TrainOptions) -> None:
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter
     from steadytune.experiments.multi_task import train_together
-    from steadytune.experiments.run import Interrupted
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)
     reporter.note(f"{settings.model} on {', '.join(settings.tasks)}, methods: {' + '.join(settings.methods)}")
-    try:
+    with told_how_to_go_on():
         result = train_together(settings, reporter)
-    except Interrupted as stopped:
-        raise Stopped(f"{stopped}; the same command continues from there.") from None
     if given.quiet:
         return
     if result.was_finished:

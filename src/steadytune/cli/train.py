@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
-from steadytune.cli.stopped import Stopped
+from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.data import check_source
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
@@ -28,17 +28,15 @@ def run_training(given: TrainOptions) -> None:
     build_methods(settings.methods, settings.method_settings())
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter, before_and_after, transfer_table
-    from steadytune.experiments.run import Interrupted, train
+    from steadytune.experiments.run import train
     from steadytune.experiments.transfer import mean_gap
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)
     data = settings.task or settings.train_file
     reporter.note(f"{settings.model} on {data}, methods: {' + '.join(settings.methods)}")
-    try:
+    with told_how_to_go_on():
         result = train(settings, reporter)
-    except Interrupted as stopped:
-        raise Stopped(f"{stopped}; the same command continues from there.") from None
     if given.quiet:
         return
     if result.was_finished:

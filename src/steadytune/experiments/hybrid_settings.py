@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import model_validator
 
 from steadytune.core.errors import SettingsError
-from steadytune.experiments.settings import TrainSettings, setting
+from steadytune.experiments.settings import ROWS_AND_HEAD, TrainSettings, setting
 
 HYBRID = "Hybrid network"
 TASK = "wnli"
@@ -23,21 +23,11 @@ class HybridSettings(TrainSettings):
     """
 
     #: Of a run's settings, those that make no sense here.
-    left_out: ClassVar[frozenset[str]] = frozenset(
-        {
-            "task",
-            "train_file",
-            "validation_file",
-            "test_file",
-            "text_column",
-            "text_pair_column",
-            "label_column",
-            "head",
-            "max_eval_samples",
-            "group_by_length",
-            "label_smoothing_factor",
-        }
-    )
+    left_out: ClassVar[frozenset[str]] = ROWS_AND_HEAD | {
+        "max_eval_samples",
+        "group_by_length",
+        "label_smoothing_factor",
+    }
 
     ranking_weight: float = setting(
         10.0, "Weight of the ranking of the language model's scores.", HYBRID, ge=0, le=1e6

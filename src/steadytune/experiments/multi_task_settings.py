@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from steadytune.core.errors import SettingsError, did_you_mean
-from steadytune.experiments.settings import DATA, MODEL, TrainSettings, as_names, setting
+from steadytune.experiments.settings import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
 from steadytune.tasks.registry import task_record
 
 FINE_TUNING = "Second phase"
@@ -36,18 +36,7 @@ class MultiTaskSettings(TrainSettings):
     """
 
     #: Of a run's settings, those that make no sense for several tasks.
-    left_out: ClassVar[frozenset[str]] = frozenset(
-        {
-            "task",
-            "train_file",
-            "validation_file",
-            "test_file",
-            "text_column",
-            "text_pair_column",
-            "label_column",
-            "head",
-        }
-    )
+    left_out: ClassVar[frozenset[str]] = ROWS_AND_HEAD
 
     tasks: Annotated[list[str], BeforeValidator(as_names)] = setting(
         [], "Named tasks, separated by commas; see `steadytune tasks`.", DATA, min_length=1

@@ -30,6 +30,21 @@ def _as_text(value: Any) -> Any:
 MODEL, DATA, METHODS, TRAINING = "Model", "Data", "Methods", "Training (names of TrainingArguments)"
 
 
+#: The settings that say where the rows of a run are and what is predicted, for verbs that know both already.
+ROWS_AND_HEAD = frozenset(
+    {
+        "task",
+        "train_file",
+        "validation_file",
+        "test_file",
+        "text_column",
+        "text_pair_column",
+        "label_column",
+        "head",
+    }
+)
+
+
 class TrainSettings(BaseModel):
     """Settings of one training run.
 

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-cluster test-gpu test-oldest contract lint format docs families clean
+.PHONY: run test test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -25,6 +25,16 @@ test-cluster: $(STAMP)
 # On a machine with a CUDA GPU; the figures go to benchmarks/results/gpu-<name>.json.
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+# What it costs, beside its targets: ten minutes on a machine that does nothing else. Parts: make bench BENCH="--only step"
+BENCH ?=
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(BENCH); status=$$?; $(BIN)/python docs/generate.py && exit $$status
+
+# The same on a machine with a CUDA GPU; the figures go to benchmarks/results/speed_<name>.json.
+bench-gpu: $(STAMP)
+	$(BIN)/python -m benchmarks --device cuda --precision bf16 --models bert-base,roberta-large $(BENCH); status=$$?; \
+		$(BIN)/python docs/generate.py && exit $$status
 
 # The oldest supported versions, in an environment of their own. PyPI's torch 2.6 for Linux brings CUDA (3 GB); where
 # download.pytorch.org can be reached: make test-oldest TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"

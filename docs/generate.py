@@ -1,23 +1,37 @@
-"""Writes docs/compatibility.md from the facts on the methods' classes, and the table in docs/tasks.md.
+"""Writes the pages and tables that follow from the code and from kept results.
 
-`make docs` runs it, a test compares.
+`make docs` runs it, a test compares: docs/compatibility.md, docs/hyper-parameters.md, docs/code-map.md, the table in
+docs/tasks.md and the evidence in README.md and docs/index.md; with ``--families`` also docs/families.md.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import sys
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+
+from code_map import code_map
+from evidence import evidence_table
+from speed_table import speed_tables
 
 from steadytune.contract import PROPERTIES
 from steadytune.contract.matrix import Refusals, everything, table
 from steadytune.core.composition import conflict, total_cost
 from steadytune.core.cost import PLAIN_STEP
+from steadytune.core.hyperparameters import allowed_values
 from steadytune.methods.registry import REGISTRY, method_classes
 from steadytune.tasks.registry import task_names, task_record
 
 PAGE = Path(__file__).parent / "compatibility.md"
 TASKS_PAGE = Path(__file__).parent / "tasks.md"
+SETTINGS_PAGE = Path(__file__).parent / "hyper-parameters.md"
+SPEED_PAGE = Path(__file__).parent / "speed.md"
+MAP_PAGE = Path(__file__).parent / "code-map.md"
+START_PAGE = Path(__file__).parent / "index.md"
+README = Path(__file__).parents[1] / "README.md"
 _TABLE = "<!-- The table is written by docs/generate.py. -->\n"
 _END = "<!-- end of the table -->"
 FAMILIES_PAGE = Path(__file__).parent / "families.md"
@@ -136,15 +150,65 @@ def tasks_table() -> list[str]:
     return lines
 
 
-def tasks_page() -> str:
-    """The page on tasks with the table as it follows from the records."""
-    before, _, rest = TASKS_PAGE.read_text(encoding="utf-8").partition(_TABLE)
+def settings_page() -> str:
+    """Every hyper-parameter of every method, and what the presets set."""
+    lines = [
+        "# Hyper-parameters",
+        "",
+        "Written by `docs/generate.py` from the methods themselves: a value outside its range is refused with this",
+        "range in the message. What the papers used stands on the cards. On the command line: `--set smart.weight=3`.",
+        "",
+    ]
+    for method in method_classes():
+        if method.name in REGISTRY:
+            lines += [f"## [{method.name}](methods/{method.name}.md)", "", *_settings_table(method), ""]
+    lines += ["## Presets", "", "| name | settings |", "|---|---|"]
+    for entry in REGISTRY.values():
+        if not inspect.isclass(entry.build):
+            lines.append(f"| `{entry.name}` | {_preset(entry.build)} |")
+    return "\n".join([*lines, ""])
+
+
+def _settings_table(method: type) -> list[str]:
+    if not fields(method):
+        return ["It has no settings."]
+    lines = ["| name | default | may be | what it is |", "|---|---|---|---|"]
+    for f in fields(method):
+        default = "none" if f.default in (None, ()) else f"`{f.default}`"
+        doc = str(f.metadata["doc"]).replace("|", "\\|")
+        lines.append(f"| `{f.name}` | {default} | {allowed_values(f.metadata)} | {doc} |")
+    return lines
+
+
+def _preset(build: object) -> str:
+    parameters = inspect.signature(build).parameters.values()  # pyright: ignore[reportArgumentType]
+    open_ones = [f"the settings of `{p.name}`" for p in parameters if p.kind is p.VAR_KEYWORD]
+    named = [f"`{p.name}={p.default}`" for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return ", ".join([*named, *open_ones])
+
+
+def _with_table(page: Path, table: Sequence[str]) -> str:
+    """A page with its table as it follows from the code."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(_TABLE)
     after = rest.partition(_END)[2]
-    return before + _TABLE + "\n" + "\n".join(tasks_table()) + "\n\n" + _END + after
+    return before + _TABLE + "\n" + "\n".join(table) + "\n\n" + _END + after
+
+
+def generated() -> dict[Path, str]:
+    """Every page that is written here, but the one that takes minutes."""
+    return {
+        PAGE: page(),
+        SETTINGS_PAGE: settings_page(),
+        MAP_PAGE: code_map(),
+        TASKS_PAGE: _with_table(TASKS_PAGE, tasks_table()),
+        README: _with_table(README, evidence_table()),
+        START_PAGE: _with_table(START_PAGE, evidence_table(linked=False)),
+        SPEED_PAGE: _with_table(SPEED_PAGE, speed_tables()),
+    }
 
 
 if __name__ == "__main__":
-    TASKS_PAGE.write_text(tasks_page(), encoding="utf-8")
+    for path, text in generated().items():
+        path.write_text(text, encoding="utf-8")
     if "--families" in sys.argv:
         FAMILIES_PAGE.write_text(families_page(everything()), encoding="utf-8")
-    PAGE.write_text(page(), encoding="utf-8")

@@ -31,16 +31,25 @@ NOT_CODE = {"text", "toml"}
 
 
 def blocks(language: str) -> list:
-    found = []
+    """Every block of a language, once: what stands on several pages is run for the first."""
+    found = {}
     for page in PAGES:
         matches = [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
-        found += [pytest.param(code, id=f"{page.stem}-{i}") for i, code in enumerate(matches)]
-    return found
+        for i, code in enumerate(matches):
+            found.setdefault(code, f"{page.stem}-{i}")
+    return [pytest.param(code, id=where) for code, where in found.items()]
 
 
 def commands(program: str) -> list:
-    lines = [(p.id, line) for p in blocks("console") for line in p.values[0].splitlines()]
-    return [pytest.param(line, id=f"{i}-{where}") for i, (where, line) in enumerate(lines) if line.startswith(program)]
+    lines = {}
+    for block in blocks("console"):
+        for line in block.values[0].splitlines():
+            lines.setdefault(line, block.id)
+    return [
+        pytest.param(line, id=f"{i}-{where}")
+        for i, (line, where) in enumerate(lines.items())
+        if line.startswith(program)
+    ]
 
 
 @pytest.mark.parametrize("code", blocks("python"))

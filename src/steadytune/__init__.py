@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steadytune.core.errors import SteadytuneError as SteadytuneError
     from steadytune.core.explain import Explanation as Explanation
     from steadytune.core.stack import Stack as Stack
+    from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
     from steadytune.hosts.trainer import SteadyMixin as SteadyMixin
     from steadytune.hosts.trainer import SteadyTrainer as SteadyTrainer
     from steadytune.methods.alum import Alum as alum
@@ -70,6 +71,7 @@ _HOME = {
     "mixout": "steadytune.methods.mixout:Mixout",
     "neftune": "steadytune.methods.neftune:NEFTune",
     "noisytune": "steadytune.methods.noisytune:NoisyTune",
+    "perturb_checkpoint": "steadytune.experiments.perturb:perturb_checkpoint",
     "perturb_weights": "steadytune.methods.noisytune:perturb_weights",
     "pgd": "steadytune.methods.pgd:PGD",
     "r3f": "steadytune.methods.r3f:R3F",

@@ -17,6 +17,8 @@ from steadytune.cli.stopped import Stopped
 from steadytune.core.errors import SteadytuneError
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
+#: Of an error, in characters; a path or a value in it can be a megabyte.
+LONGEST_LINE = 1500
 
 app = typer.Typer(
     name="steadytune",
@@ -26,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+NOISE = "Noise"
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE", help="A method's setting; repeatable.")
@@ -150,6 +154,56 @@ def evaluate(
     run_evaluation(run, given, output, as_json=as_json, quiet=quiet)
 
 
+@app.command(epilog="Example: steadytune perturb minilm runs/noisy-minilm --intensity 0.15 --head classification")
+def perturb(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A folder, a run, 'minilm' or a Hub id.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The new folder.")],
+    *,
+    intensity: Annotated[float, typer.Option(metavar="X", help="Lambda, 0 to 1.", rich_help_panel=NOISE)] = 0.15,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.", rich_help_panel=NOISE)] = 42,
+    noise: Annotated[str, typer.Option(help="'uniform' or 'gaussian'.", rich_help_panel=NOISE)] = "uniform",
+    scope: Annotated[
+        str,
+        typer.Option(help="Relative to the std of each 'matrix', or 'global'.", rich_help_panel=NOISE),
+    ] = "matrix",
+    word_embeddings: Annotated[
+        str,
+        typer.Option(help="'auto' keeps those of multilingual models; 'perturb', 'keep'.", rich_help_panel=NOISE),
+    ] = "auto",
+    perturb_head: Annotated[
+        bool, typer.Option("--perturb-head", help="Also the task's head.", rich_help_panel=NOISE)
+    ] = False,
+    skip: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERNS", help="Tensors to leave alone: *.bias,*LayerNorm*", rich_help_panel=NOISE),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="The head that it will be trained with: then `train` on it is `train --methods noisytune` on SRC. "
+            "Else tensors are named as the checkpoint's own class names them.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a saved model at DST.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
+) -> None:
+    """Write a checkpoint with NoisyTune's noise, from disk to disk, in little memory."""
+    from steadytune.cli.perturb import run_perturbation
+
+    given = {
+        "intensity": intensity,
+        "seed": seed,
+        "noise": noise,
+        "scope": scope,
+        "word_embeddings": word_embeddings,
+        "skip": tuple(part.strip() for part in (skip or "").split(",") if part.strip()),
+        "perturb_head": perturb_head,
+        "head": head,
+        "overwrite": overwrite,
+    }
+    run_perturbation(source, destination, given, quiet=quiet)
+
+
 @app.command(epilog="Example: steadytune methods freelb")
 def methods(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Show these with settings.")] = None,
@@ -241,5 +295,7 @@ def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
     # Control characters out of data or file names must not reach the terminal.
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(line) > LONGEST_LINE:
+        line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
     print(f"steadytune: {line}", file=sys.stderr)
     return status

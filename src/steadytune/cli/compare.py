@@ -25,7 +25,7 @@ def run_comparison(given: TrainOptions) -> None:
     options["set"] = parse_assignments(options["set"] or [])
     options["vary"] = parse_assignments(options["vary"] or []) or None
     options["search"] = options["search"] or None
-    settings = resolve(CompareSettings, options, given.config)
+    settings = resolve(CompareSettings, options, given.config, given.scale)
 
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     for place in places(settings):

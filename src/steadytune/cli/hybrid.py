@@ -17,7 +17,7 @@ def run_hybrid(given: TrainOptions) -> None:
     """Train as asked and print the scores before and after."""
     options = dict(given.settings)
     options["set"] = parse_assignments(options["set"] or [])
-    settings = resolve(HybridSettings, options, given.config)
+    settings = resolve(HybridSettings, options, given.config, given.scale)
 
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     RunFolder(settings.folder).check(settings)

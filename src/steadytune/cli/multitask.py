@@ -24,7 +24,7 @@ def run_multi_task(given: TrainOptions) -> None:
     """Train as asked and print the scores of every task before and after."""
     options = dict(given.settings)
     options["set"] = parse_assignments(options["set"] or [])
-    settings = resolve(MultiTaskSettings, options, given.config)
+    settings = resolve(MultiTaskSettings, options, given.config, given.scale)
 
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     RunFolder(settings.folder).check(settings.first_phase())

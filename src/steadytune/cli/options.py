@@ -30,6 +30,7 @@ class TrainOptions:
     settings: dict[str, Any]
     config: Path | None
     quiet: bool
+    scale: str | None = None
 
 
 Verb = Callable[[TrainOptions], None]
@@ -57,8 +58,8 @@ def with_hybrid_options(verb: Verb) -> Callable[..., None]:
 
 def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
     def command(**given: Any) -> None:
-        config, quiet = given.pop("config"), given.pop("quiet")
-        verb(TrainOptions(given, config, quiet))
+        config, quiet, scale = given.pop("config"), given.pop("quiet"), given.pop("scale")
+        verb(TrainOptions(given, config, quiet, scale))
 
     left_out = getattr(kind, "left_out", ())
     parameters = [_parameter(name, kind) for name in kind.model_fields if name not in left_out]
@@ -70,6 +71,17 @@ def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
             annotation=Annotated[
                 Path | None,
                 typer.Option(help="YAML file of settings; options given here win.", rich_help_panel=RUN_PANEL),
+            ],
+        ),
+        inspect.Parameter(
+            "scale",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    metavar="NAME", help="Which of the file's scales to run, e.g. small.", rich_help_panel=RUN_PANEL
+                ),
             ],
         ),
         inspect.Parameter(

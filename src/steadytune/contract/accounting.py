@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from steadytune.contract import tiny
 from steadytune.contract.subject import Subject
 from steadytune.core.cost import Cost
+from steadytune.core.low_memory import Memory
 from steadytune.core.method import Method
 from steadytune.core.stack import Stack
 
@@ -59,19 +60,27 @@ def _watched_ascents(network: nn.Module) -> Iterator[None]:
 
 
 def cost_is_counted(subject: Subject) -> None:
-    """The passes of one micro-batch, counted at the model and in the autograd engine, are the declared ones."""
+    """The passes of a micro-batch, counted at the model and in the autograd engine, are the declared ones."""
     method = subject.build()
     declared = Stack([method]).explain().total
-    found = counted_passes(tiny.model(dropout=0.1), [method])
+    found = counted_passes(tiny.model(dropout=0.1), [method], updates=period(method))
     for name in ("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"):
         assert getattr(found, name) == getattr(declared, name), (
             f"{getattr(found, name)} {name}, declared {getattr(declared, name)}"
         )
 
 
-def counted_passes(network: nn.Module, methods: Sequence[Method]) -> Cost:
-    """Count the passes of one micro-batch."""
-    counts = dict.fromkeys(("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"), 0)
+def period(method: Method) -> int:
+    """Updates after which what a method does in some of them has been seen: its setting ``every``."""
+    return int(method.settings().get("every", 1))
+
+
+def counted_passes(
+    network: nn.Module, methods: Sequence[Method], *, updates: int = 1, memory: Memory = "full"
+) -> Cost:
+    """Count the passes of a micro-batch, on average over some updates; a pass of a part of it is a part of a pass."""
+    counts = dict.fromkeys(("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"), 0.0)
+    given = tiny.batch()
     original, within_ascent = torch.autograd.grad, [False]
 
     def ascent(*args: Any, **kwargs: Any) -> Any:
@@ -81,23 +90,29 @@ def counted_passes(network: nn.Module, methods: Sequence[Method]) -> Cost:
         finally:
             within_ascent[0] = False
 
-    def backward_pass(_gradient: Tensor) -> None:
-        counts["backwards_to_embeddings" if within_ascent[0] else "backwards"] += 1
+    def share(logits: Tensor) -> float:
+        return len(logits) / len(given["labels"]) / updates
+
+    def backward_pass(gradient: Tensor) -> None:
+        counts["backwards_to_embeddings" if within_ascent[0] else "backwards"] += share(gradient)
 
     def forward_pass(_module: nn.Module, _inputs: object, outputs: Any) -> None:
-        if not outputs.logits.requires_grad:
-            counts["forwards_without_graph"] += 1
-            return
-        counts["forwards"] += 1
-        outputs.logits.register_hook(backward_pass)
+        with_graph = outputs.logits.requires_grad
+        counts["forwards" if with_graph else "forwards_without_graph"] += share(outputs.logits)
+        if with_graph:
+            outputs.logits.register_hook(backward_pass)
 
     torch.autograd.grad = ascent
-    stack = Stack(methods)
+    stack = Stack(methods, memory=memory)
     stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
-    stack.scheduler(stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01)))
+    optimizer = stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01))
+    stack.scheduler(optimizer)
     handle = network.register_forward_hook(forward_pass)
     try:
-        stack.backward(network, tiny.batch())
+        for update in range(updates):
+            if update > 0:
+                optimizer.step()
+            stack.backward(network, given)
     finally:
         handle.remove()
         torch.autograd.grad = original
@@ -114,20 +129,20 @@ def memory_is_counted(subject: Subject) -> None:
     assert abs(sets - declared.activation_sets) < 0.5, f"{sets:.2f} sets, declared {declared.activation_sets}"
 
 
-def measured_memory(methods: Sequence[Method]) -> tuple[float, float]:
+def measured_memory(methods: Sequence[Method], memory: Memory = "full") -> tuple[float, float]:
     """Extra copies of the trainable weights, and extra sets of activations, relative to plain training."""
-    plain_copies, plain_sets = _worst_moment([])
-    copies, sets = _worst_moment(methods)
+    plain_copies, plain_sets = _worst_moment([], "full")
+    copies, sets = _worst_moment(methods, memory)
     return copies - plain_copies, sets / plain_sets - 1
 
 
-def _worst_moment(methods: Sequence[Method]) -> tuple[float, float]:
+def _worst_moment(methods: Sequence[Method], memory: Memory) -> tuple[float, float]:
     """Tensors alive in units of the weights, and bytes saved for backward passes, each where it is largest."""
     network = tiny.model(dropout=0.1)
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     gc.collect()
     outside = _bytes_alive()
-    stack = Stack(methods)
+    stack = Stack(methods, memory=memory)
     stack.prepare(network, total_updates=tiny.UPDATES, batches=tiny.batches)
     # The moments of Adam belong to plain training, whichever optimizer a method makes of it.
     optimizer = stack.optimizer(torch.optim.AdamW(network.parameters(), lr=0.01))
@@ -152,7 +167,9 @@ def _worst_moment(methods: Sequence[Method]) -> tuple[float, float]:
         handle.remove()
     saved = _Saved(network)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
-        stack.backward(network, tiny.batch(16, longest=24))
+        for _ in range(max(map(period, methods), default=1)):
+            stack.backward(network, tiny.batch(16, longest=24))
+            optimizer.step()
     stack.close()
     return largest[0] / size, float(saved.peak)
 

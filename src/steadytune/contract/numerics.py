@@ -74,6 +74,7 @@ def batch_order(subject: Subject) -> None:
         network = tiny.model(dtype=torch.float64)
         with (
             tiny.noise_by_position(),
+            tiny.all_examples_drawn(),
             tiny.one_update(network, [subject.build()], [given]) as (_, loss, gradients),
         ):
             found.append((loss, gradients))

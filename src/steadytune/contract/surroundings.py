@@ -160,7 +160,7 @@ def leaves_no_trace(subject: Subject) -> None:
 def _global_hooks() -> int:
     """How many hooks there are on the steps of all optimizers."""
     module: Any = sys.modules["torch.optim.optimizer"]
-    return len(module._global_optimizer_post_hooks)
+    return len(module._global_optimizer_pre_hooks) + len(module._global_optimizer_post_hooks)
 
 
 class _Fault(Exception):  # noqa: N818 - stands for anything that the user's own code may raise

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from steadytune.core import noise
 from steadytune.core.method import Method
+from steadytune.core.randomness import Streams
 from steadytune.core.stack import Stack
 
 VOCABULARY = 60
@@ -157,6 +158,13 @@ def noise_by_position() -> Iterator[None]:
         return table.to(site.seen.device, site.seen.dtype) * site.mask.unsqueeze(-1)
 
     with patch.object(noise, "_at_real_tokens", fixed):
+        yield
+
+
+@contextmanager
+def all_examples_drawn() -> Iterator[None]:
+    """Make a term that takes a random part of the examples take all of them: which ones depends on their order."""
+    with patch.object(Streams, "draw_examples", lambda _self, _owner, count, _one_in: list(range(count))):
         yield
 
 

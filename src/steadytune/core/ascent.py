@@ -35,7 +35,7 @@ def ascend(
     Args:
         objective: maps ``delta`` to the scalar to increase; it is called once per step.
         start: ``(batch, length, width)``.
-        steps: number of ascent steps K, at least 1.
+        steps: number of ascent steps K; with 0 the start itself is projected, and the objective is not asked.
         step_size: eta.
         radius: epsilon, the largest entry that the result may have.
         projection: see above.
@@ -52,6 +52,8 @@ def ascend(
     tensor([[[0.5000, 0.5000]]])
     """
     delta = start.detach()
+    if steps == 0:
+        delta = delta.clamp(-radius, radius) if projection == "linf" else radius * delta / _largest(delta, dims=(-1,))
     for _ in range(steps):
         delta.requires_grad_(True)
         gradient = gradient_to(objective(delta), delta)

@@ -51,13 +51,19 @@ def conflicts(methods: Sequence[Method]) -> list[str]:
     return [reason for a, b in pairs if (reason := conflict(a, b)) is not None]
 
 
-def total_cost(methods: Sequence[Method]) -> Cost:
+def total_cost(methods: Sequence[Method], *, low_memory: bool = False) -> Cost:
     """Cost of one micro-batch with all methods, the plain step included.
 
     Copies that methods share, of a teacher or of the pretrained weights, are counted once.
+
+    Args:
+        methods: of one stack.
+        low_memory: the graphs of the passes are made one at a time.
     """
     step = next((m for m in methods if isinstance(m, StepMethod)), None)
     terms = sum((m.cost() for m in methods if isinstance(m, LossMethod)), start=Cost())
+    if low_memory:
+        terms = terms.one_graph_at_a_time()
     others = sum((m.cost() for m in methods if not isinstance(m, LossMethod | StepMethod)), start=Cost())
     total = (PLAIN_STEP + terms if step is None else step.total(terms)) + others
     teachers = [t for m in methods if isinstance(m, LossMethod) for t in m.teachers()]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a method adds to one training step.
 
-    Passes are counted over the whole model. In units of one forward pass, a backward pass to the weights counts 2
-    and one to the input embeddings alone counts 1; a plain step is `PLAIN_STEP`, 3 units.
+    Passes are counted over the whole model and the whole batch: over a part of the batch they are a part of a pass. In
+    units of one forward pass, a backward pass to the weights counts 2 and one to the input embeddings alone counts 1;
+    a plain step is `PLAIN_STEP`, 3 units.
 
     Attributes:
         forwards: forward passes that keep an autograd graph.
@@ -21,15 +22,15 @@ class Cost:
         activation_sets: extra sets of saved activations alive at the same time as the clean pass's.
     """
 
-    forwards: int = 0
-    forwards_without_graph: int = 0
-    backwards: int = 0
-    backwards_to_embeddings: int = 0
+    forwards: float = 0
+    forwards_without_graph: float = 0
+    backwards: float = 0
+    backwards_to_embeddings: float = 0
     weight_copies: int = 0
-    activation_sets: int = 0
+    activation_sets: float = 0
 
     @property
-    def units(self) -> int:
+    def units(self) -> float:
         """Arithmetic in units of one forward pass.
 
         >>> PLAIN_STEP.units
@@ -52,6 +53,30 @@ class Cost:
         """
         memory = {"weight_copies": self.weight_copies, "activation_sets": self.activation_sets}
         return Cost(**{f.name: getattr(self, f.name) * runs for f in fields(Cost)} | memory)
+
+    def thinned(self, one_in: int, every: int) -> Cost:
+        """On average over the updates, of a term on one example in ``one_in``, in one update of ``every``.
+
+        The activations are those of an update that has the term.
+
+        >>> searched_term(1).thinned(one_in=5, every=1).units
+        1.0
+        """
+        if one_in == every == 1:
+            return self
+        memory = {"weight_copies": self.weight_copies, "activation_sets": self.activation_sets / one_in}
+        return Cost(**{f.name: getattr(self, f.name) / (one_in * every) for f in fields(Cost)} | memory)
+
+
+    def one_graph_at_a_time(self) -> Cost:
+        """Of terms, with ``memory="low"``: no activations beside those of one pass, for a clean pass without a graph.
+
+        >>> searched_term(1).one_graph_at_a_time().units
+        6
+        """
+        if self.activation_sets == 0:
+            return self
+        return replace(self, activation_sets=0, forwards_without_graph=self.forwards_without_graph + 1)
 
 
 PLAIN_STEP = Cost(forwards=1, backwards=1)

@@ -22,6 +22,10 @@ class CheckpointError(SteadytuneError, RuntimeError):
     """A checkpoint does not belong to this stack, or holds no state for it."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A file of a checkpoint is missing, cut off or not what was written."""
+
+
 class DataError(SteadytuneError, ValueError):
     """A data file or a row of it cannot be used; the message names file, row and column."""
 

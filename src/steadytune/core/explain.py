@@ -67,9 +67,9 @@ class Explanation:
         """
         total = self.total
         return (
-            f"One micro-batch: {_passes(total.forwards, 'forward')} with a graph, {total.forwards_without_graph} "
-            f"without; {_passes(total.backwards, 'backward')} to the weights, {total.backwards_to_embeddings} to the "
-            f"embeddings alone.\nArithmetic: {self.relative_cost:.2f} x a plain step.\n"
+            f"One micro-batch: {_passes(total.forwards, 'forward')} with a graph, {total.forwards_without_graph:.3g} "
+            f"without; {_passes(total.backwards, 'backward')} to the weights, {total.backwards_to_embeddings:.3g} to "
+            f"the embeddings alone.\nArithmetic: {self.relative_cost:.2f} x a plain step.\n"
             f"Memory: {_count(total.weight_copies, 'more copy', 'more copies')} of the trainable weights, "
             f"{_count(total.activation_sets, 'more set', 'more sets')} of activations."
         )
@@ -80,10 +80,18 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(methods: Sequence[Method], model: nn.Module | None, seed: int, reports: Mapping[str, Any]) -> Explanation:
+def explain(
+    methods: Sequence[Method],
+    model: nn.Module | None,
+    seed: int,
+    reports: Mapping[str, Any],
+    *,
+    low_memory: bool = False,
+) -> Explanation:
     """Collect the figures; weight methods that have not run on ``model`` yet are previewed."""
-    rows = tuple(MethodExplanation(m.name, m.role, m.paper, m.settings(), m.cost(), m.effect()) for m in methods)
-    total = total_cost(methods)
+    costs = {m.name: total_cost([m], low_memory=low_memory) - PLAIN_STEP for m in methods}
+    rows = tuple(MethodExplanation(m.name, m.role, m.paper, m.settings(), costs[m.name], m.effect()) for m in methods)
+    total = total_cost(methods, low_memory=low_memory)
     shown = dict(reports)
     for method in methods:
         if isinstance(method, WeightMethod) and method.name not in shown and model is not None:
@@ -105,9 +113,9 @@ def in_words(total: Cost) -> str:
     return ", ".join(words)
 
 
-def _passes(count: int, kind: str) -> str:
-    return f"{count} {kind} pass" + ("" if count == 1 else "es")
+def _passes(count: float, kind: str) -> str:
+    return f"{count:.3g} {kind} pass" + ("" if count == 1 else "es")
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _count(number: float, one: str, many: str) -> str:
+    return f"{number:.3g} {one if number == 1 else many}"

@@ -32,6 +32,8 @@ class Streams:
 
     Args:
         derive: turns parts into a seed that is this update's and this process's own.
+        seed: what all processes share; what is drawn of the batches must be drawn alike in all of them.
+        update: how many updates are done.
 
     Example:
         >>> streams = Streams(lambda *parts: derive_seed(0, *parts))
@@ -39,10 +41,11 @@ class Streams:
         False
     """
 
-    def __init__(self, derive: Callable[..., int]) -> None:
-        self._derive = derive
+    def __init__(self, derive: Callable[..., int], seed: int = 0, update: int = 0) -> None:
+        self._derive, self._seed, self._update = derive, seed, update
         self._noise: dict[tuple[str, torch.device], torch.Generator] = {}
         self._passes: dict[str, int] = {}
+        self._examples: dict[str, int] = {}
 
     def noise(self, owner: str, device: torch.device) -> torch.Generator:
         """The generator of the owner's perturbations, from which its micro-batches draw in turn."""
@@ -55,6 +58,31 @@ class Streams:
         """A seed for the dropout masks of the owner's next pass."""
         self._passes[owner] = self._passes.get(owner, 0) + 1
         return self._derive("masks", owner, self._passes[owner])
+
+    def draws_update(self, owner: str, every: int) -> bool:
+        """Whether this update is the one that is drawn out of its ``every``, counted from the first of the training.
+
+        >>> [Streams(derive_seed, update=update).draws_update("r3f", 3) for update in range(6)].count(True)
+        2
+        """
+        block, place = divmod(self._update, every)
+        return derive_seed(self._seed, "update", owner, block) % every == place
+
+    def draw_examples(self, owner: str, count: int, one_in: int) -> list[int]:
+        """Which of the owner's next ``count`` examples are drawn: one out of each ``one_in`` of the update, in order.
+
+        How an update is split into micro-batches does not change which of its examples are drawn.
+
+        >>> whole, split = Streams(derive_seed), Streams(derive_seed)
+        >>> parts = [[i + at for i in split.draw_examples("r3f", 2, 4)] for at in (0, 2, 4, 6)]
+        >>> whole.draw_examples("r3f", 8, 4) == sum(parts, [])
+        True
+        """
+        begin = self._examples.get(owner, 0)
+        end = self._examples[owner] = begin + count
+        blocks = range(begin // one_in, -(-end // one_in))
+        drawn = (b * one_in + derive_seed(self._seed, self._update, "example", owner, b) % one_in for b in blocks)
+        return [i - begin for i in drawn if begin <= i < end]
 
 
 @dataclass(frozen=True)

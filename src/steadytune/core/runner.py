@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from steadytune.core import randomness
 from steadytune.core.errors import HostError
-from steadytune.core.heads import logits_of, loss_of, prediction_of, question, supervised_items
+from steadytune.core.finite import FiniteWatch
+from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
+from steadytune.core.low_memory import LowMemory, Memory, checked
 from steadytune.core.method import LossMethod, Method, StepMethod
 from steadytune.core.passes import Part, Passes
 from steadytune.core.precision import precision_now
-from steadytune.core.scaling import PerItem, scales_by_items
+from steadytune.core.scaling import PerItem
 from steadytune.core.session import Session
 from steadytune.core.sharding import process_rank
 from steadytune.core.step import CleanPass, PassCounts, Step
-from steadytune.core.wrappers import refuse_engines
+from steadytune.core.tally import Tally
 
 logger = logging.getLogger("steadytune")
 
@@ -29,8 +31,9 @@ logger = logging.getLogger("steadytune")
 class StepRunner(ABC):
     """The half of a stack that runs micro-batches; `Stack` adds what comes before and after training."""
 
-    def __init__(self, methods: tuple[Method, ...], seed: int) -> None:
+    def __init__(self, methods: tuple[Method, ...], seed: int, memory: Memory = "full") -> None:
         self.methods = methods
+        self.memory = checked(memory)
         self.loss_methods = tuple(m for m in methods if isinstance(m, LossMethod))
         self.step_method = next((m for m in methods if isinstance(m, StepMethod)), None)
         self.seed = seed
@@ -38,6 +41,7 @@ class StepRunner(ABC):
         self.updates = 0
         self.last_passes = PassCounts()
         self._session: Session | None = None
+        self._finite: FiniteWatch | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._is_open = False
         self._host_is_checked = False
@@ -46,10 +50,11 @@ class StepRunner(ABC):
         self._micro_batches = 0
         self._clean_passes = 0
         self._counts_updates = True
-        self._streams = randomness.Streams(self._derive_seed)
+        self._streams = self._new_streams()
         self._part: Part = "all"
         self._share = 1.0
-        self._sums: dict[str, list[Tensor]] = {}
+        self._low = LowMemory(self.loss_methods if self.memory == "low" else ())
+        self._tally = Tally()
 
     @abstractmethod
     def _refuse_bare_optimizer(self) -> None:
@@ -60,90 +65,6 @@ class StepRunner(ABC):
             raise HostError("The stack has no model yet: call stack.prepare(model) before the first step.")
         return self._session
 
-    def backward(
-        self,
-        model: nn.Module,
-        batch: Mapping[str, Any],
-        *,
-        scale: float = 1.0,
-        backward: Callable[[Tensor], Any] = Tensor.backward,
-        update: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
-
-        Args:
-            model: the model, wrapped or not.
-            batch: keyword arguments of the model, ``labels`` among them.
-            scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
-            backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
-            update: for a method that updates within a step (FreeAT): clips, steps the optimizer and clears the
-                gradients as the loop does; by default the watched optimizer steps, without clipping.
-
-        Returns:
-            The loss of the micro-batch, detached and without ``scale``.
-        """
-
-        step = self.step_method
-        if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
-            raise HostError(
-                f"{step.name} updates the weights within a batch, and only the loop knows how (scaler, clipping): "
-                "pass update=..., a function that clips, steps the optimizer and clears the gradients."
-            )
-
-        def run() -> Tensor:
-            loss = self._loss(model, batch)
-            backward(loss * scale)
-            return loss.detach()
-
-        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run, update=update)
-
-    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
-
-        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
-        language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
-
-        Args:
-            model: the model, wrapped or not.
-            batch: keyword arguments of the model, ``labels`` among them.
-
-        Raises:
-            HostError: a method of the stack runs the backward passes itself.
-        """
-        if self.step_method is not None:
-            raise HostError(
-                f"{self.step_method.name} runs the backward passes itself: write `stack.backward(model, batch)` in "
-                "place of `stack.loss(model, batch).backward()`."
-            )
-        return self._loss(model, batch)
-
-    def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        def task() -> tuple[Tensor, Any]:
-            outputs = model(**batch)
-            return loss_of(outputs), outputs
-
-        if self.methods and not self._host_is_checked:
-            refuse_engines(model)
-        with self.clean_pass() as clean:
-            loss, outputs = task()
-        items = None if clean is None else self._items(model, batch)
-        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
-
-    def _items(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
-        """What the model has divided the task loss by, where the loop has told it and it has listened."""
-        items = batch.get("num_items_in_batch")
-        if items is not None and self._heeds_items is None:
-            self._heeds_items = scales_by_items(
-                lambda given, n: loss_of(model(**given | {"num_items_in_batch": n})), model, dict(batch)
-            )
-            if self._heeds_items is False:
-                logger.warning(
-                    "%s does not heed num_items_in_batch: its loss is an average over each micro-batch, and so are "
-                    "the terms. Weigh the micro-batches with scale=... where they hold different numbers of items.",
-                    type(self._require_prepared().model).__name__,
-                )
-        return items if self._heeds_items is not False else None
-
     def run_step(
         self,
         inputs: Mapping[str, Any],
@@ -151,6 +72,7 @@ class StepRunner(ABC):
         loss: Callable[[], Tensor],
         run: Callable[[], Tensor],
         update: Callable[[], None] | None = None,
+        model: nn.Module | None = None,
     ) -> Tensor:
         """Run one micro-batch through the host's own passes, in the way that the stack's step method wants.
 
@@ -159,8 +81,10 @@ class StepRunner(ABC):
             loss: the host's forward pass and loss, through `clean_pass` and `add_terms`.
             run: the same with the host's backward pass; returns the loss, detached.
             update: the host's optimizer step and ``zero_grad``; by default those of the watched optimizer.
+            model: the model as the host runs it.
         """
         method, session = self.step_method, self._require_prepared()
+        run = self._in_parts(run, model) if self._low.groups else run
         if method is None:
             return run()
         if method.whole_batch and self._micro_batches > 0 and _holds_gradients(session.model):
@@ -193,6 +117,29 @@ class StepRunner(ABC):
             )
         self._micro_batches += 1
         return result
+
+    @property
+    def runs_passes(self) -> bool:
+        """Whether a micro-batch has more than one backward pass, so that a host must call `run_step`."""
+        return self.step_method is not None or self.runs_in_parts
+
+    @property
+    def runs_in_parts(self) -> bool:
+        """Whether ``memory="low"`` makes a difference to these methods."""
+        return bool(self._low.groups)
+
+    def _in_parts(self, run: Callable[[], Tensor], model: nn.Module | None) -> Callable[[], Tensor]:
+        def run_in_parts() -> Tensor:
+            if self._part == "task":
+                return run()
+            self._begin_pass()
+            return self._low.run(run, model=model, device=next(self._require_prepared().model.parameters()).device)
+
+        return run_in_parts
+
+    def own_share(self, loss: Tensor) -> Tensor:
+        """What a host that adds to the loss after `add_terms` runs backward: with ``memory="low"`` not all at once."""
+        return loss if self._low.step is None else self._low.step.own_share(loss)
 
     @contextmanager
     def _limited(self, part: Part, share: float) -> Iterator[None]:
@@ -239,13 +186,20 @@ class StepRunner(ABC):
         if not self.loss_methods or self._part == "task":
             yield None
             return
+        self._low.refuse_own_backward()
+        parts = self._low.step
         device = next(session.model.parameters()).device
         randomness.require_replay(device)
-        state = randomness.RandomState.capture(device)
-        with ExitStack() as watched:
-            for tap in session.taps.values():
-                watched.enter_context(tap.watching())
-            yield CleanPass(state)
+        clean = CleanPass(randomness.RandomState.capture(device), None if parts is None else parts.task)
+        with ExitStack() as around:
+            if clean.known is None:
+                for tap in session.taps.values():
+                    around.enter_context(tap.watching())
+            if parts is not None and not parts.is_clean:
+                # What autocast keeps of a pass without gradient would leave the next one without.
+                around.callback(torch.clear_autocast_cache)
+                around.enter_context(torch.no_grad())
+            yield clean
 
     def add_terms(
         self,
@@ -270,27 +224,45 @@ class StepRunner(ABC):
             run_task: runs the host's forward pass and loss again, for terms that ask for a second task loss.
         """
         if clean is None:
+            self._see("loss", task_loss)
             return task_loss * self._share if self._share != 1 else task_loss
         self._check_host()
-        step = self._step(outputs, clean, model, inputs, run_task, task_loss=task_loss)
-        total = task_loss if self._part == "all" else torch.zeros_like(task_loss)
-        if denominator is None:
-            self._record("task_loss", task_loss.detach())
-        for method in self.loss_methods:
+        parts = self._low.step
+        if parts is not None and parts.is_clean:
+            assert parts.step is not None
+            self._end_terms(parts.step)
+            whole = self._part == "all"
+            return self._low.join(logits_of(outputs, inputs), task_loss, with_task=whole, share=self._share)
+        step = None if parts is None else parts.step
+        if step is None:
+            step = self._step(outputs, clean, model, inputs, run_task, task_loss=task_loss)
+            self._see_task(step, task_loss)
+            if denominator is None:
+                self._tally.record("task_loss", task_loss.detach())
+            if parts is not None:
+                parts.begin(step, outputs)
+        total = task_loss if self._part == "all" and parts is None else torch.zeros_like(task_loss)
+        for method in self.loss_methods if parts is None else parts.groups[parts.now]:
             step.owner = method.name
             values: PerItem = method.term(step)
+            self._see(method.name, values.supervised())
             term = values.reduce(denominator)
             total = total + method.weight * term.to(total.device)
-            self._record(method.name, values.reduce().detach())
+            self._tally.record(method.name, values.reduce().detach())
             change = method.task_change(step)
             if change is not None:
                 total = total + change
+        if parts is not None:
+            return parts.collect(total, self._share)
+        self._end_terms(step)
+        return total * self._share if self._share != 1 else total
+
+    def _end_terms(self, step: Step) -> None:
         for examples in step.non_finite:
-            self._record("non_finite_perturbations", examples.float())
+            self._tally.count("non_finite_perturbations", examples)
         self.last_passes = step.counts
         if self.step_method is None:
             self._micro_batches += 1
-        return total * self._share if self._share != 1 else total
 
     def _check_host(self) -> None:
         """Let every method refuse or warn about the host, once, when the first pass has shown its precision."""
@@ -330,38 +302,43 @@ class StepRunner(ABC):
             task_loss=task_loss,
             clean=clean,
             taps=session.taps,
+            seen={site: tap.seen for site, tap in session.taps.items()},
             shadows=session.shadows,
             anchor=session.anchor,
             run_task=run_task or refuse,
             streams=self._streams,
         )
 
+    def _new_streams(self) -> randomness.Streams:
+        return randomness.Streams(self._derive_seed, self.seed, self.updates)
+
     def _derive_seed(self, *parts: int | str) -> int:
         # The process is a part of it: its examples are others, so their noise should be.
         return randomness.derive_seed(self.seed, self.updates, process_rank(), *parts)
 
-    def _record(self, name: str, value: Tensor) -> None:
-        if name not in self._sums:
-            self._sums[name] = [
-                value.new_zeros((), dtype=torch.float64),
-                value.new_zeros((), dtype=torch.float64),
-            ]
-        total, count = self._sums[name]
-        total += value
-        count += 1
+    def _see_task(self, step: Step, task_loss: Tensor) -> None:
+        """Note whether the output, the labels and the task loss are finite numbers."""
+        # The largest entry: a class that is ruled out by minus infinity does no harm.
+        outputs = step.clean_logits.detach().amax(-1)
+        mask = step.supervised
+        if mask is not None and mask.shape == outputs.shape:
+            outputs = torch.where(mask, outputs, outputs.new_zeros(()))
+        self._see("output", outputs)
+        if step.labels is not None and step.labels.is_floating_point():
+            self._see("label", step.labels)
+        self._see("task_loss", task_loss)
+
+    def _see(self, name: str, values: Tensor) -> None:
+        if self._finite is not None:
+            count = self._finite.see(name, values, update=self.updates + 1, micro_batch=self._micro_batches + 1)
+            self._tally.count(f"non_finite_{name}", count)
 
     def take_logs(self) -> dict[str, float]:
         """Mean of the task loss and of each unweighted term per micro-batch since the last call.
 
-        ``non_finite_perturbations`` is a sum, present only if there were any.
+        What was not finite is counted, if anything was: ``non_finite_task_loss``, ``non_finite_perturbations``.
         """
-        logs = {name: float(total / count) for name, (total, count) in self._sums.items()}
-        if "non_finite_perturbations" in logs:
-            logs["non_finite_perturbations"] = float(self._sums["non_finite_perturbations"][0])
-            if logs["non_finite_perturbations"] == 0:
-                del logs["non_finite_perturbations"]
-        self._sums.clear()
-        return logs
+        return self._tally.take()
 
 
 def _holds_gradients(model: nn.Module) -> bool:

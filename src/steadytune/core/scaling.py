@@ -39,8 +39,12 @@ class PerItem:
         >>> PerItem(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 1.0])).total()
         tensor(5.)
         """
+        return self.supervised().sum()
+
+    def supervised(self) -> Tensor:
+        """The weighted values, 0 for an ignored item."""
         # `where` and not a product: an ignored item that is infinite must not turn the sum into NaN.
-        return torch.where(self.weights > 0, self.values * self.weights, self.values.new_zeros(())).sum()
+        return torch.where(self.weights > 0, self.values * self.weights, self.values.new_zeros(()))
 
     def count(self) -> Tensor:
         """Number of supervised items, at least 1."""

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from steadytune.core.composition import MethodOrMethods, conflicts, flatten
 from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import Explanation, explain
+from steadytune.core.finite import FiniteWatch, require_finite_start, require_finite_weights
+from steadytune.core.loop import PlainLoop
+from steadytune.core.low_memory import Memory
 from steadytune.core.method import OPTIMIZER, OptimizerMethod, WeightMethod
-from steadytune.core.randomness import Streams
-from steadytune.core.runner import StepRunner
 from steadytune.core.session import Session
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import is_sharded_model, process_rank
@@ -26,7 +27,7 @@ from steadytune.core.training import Batches
 from steadytune.core.wrappers import unwrapped
 
 
-class Stack(StepRunner):
+class Stack(PlainLoop):
     """Methods that train together, in any loop.
 
     In a plain loop: `prepare` once, `optimizer` once, `backward` per micro-batch, `finish` at the end (or use it as a
@@ -35,9 +36,11 @@ class Stack(StepRunner):
     Args:
         methods: methods, or groups of them such as ``smart()``; nothing at all is plain training.
         seed: seed of the weight noise and of all random perturbations.
+        memory: ``"low"`` computes the same gradient with one graph at a time, so that terms need no more activations
+            than plain training, for one forward pass more. The passes are then run by `backward`.
 
     Raises:
-        MethodError: two methods conflict.
+        MethodError: two methods conflict, or ``memory`` is none of the two.
 
     Example:
         >>> from steadytune import Stack, noisytune, smart
@@ -45,14 +48,14 @@ class Stack(StepRunner):
         noisytune + smoothness + bregman
     """
 
-    def __init__(self, methods: Iterable[MethodOrMethods] = (), seed: int = 0) -> None:
+    def __init__(self, methods: Iterable[MethodOrMethods] = (), seed: int = 0, *, memory: Memory = "full") -> None:
         flat = tuple(flatten(methods))
         for reason in conflicts(flat):
             raise MethodError(reason)
-        super().__init__(flat, seed)
+        super().__init__(flat, seed, memory)
         self.weight_methods = tuple(m for m in flat if isinstance(m, WeightMethod))
         self.optimizer_methods = tuple(m for m in flat if isinstance(m, OptimizerMethod))
-        self._optimizer_hook: Any = None
+        self._optimizer_hooks: list[Any] = []
         self._optimizer_is_built = self._scheduler_is_built = False
 
     def __str__(self) -> str:
@@ -102,6 +105,8 @@ class Stack(StepRunner):
         saved = None if resume_from is None else self._read(resume_from)
         known = self._session if self._session is not None and self._session.model is model else None
         self._session = None  # whatever fails from here on, an old one is not taken for the new
+        require_finite_start(model)
+        self._finite = FiniteWatch(model)
         self.total_updates, self.updates = total_updates, 0 if saved is None else saved.updates
         self._heeds_items = None
         self._host_is_checked = self._optimizer_is_built = self._scheduler_is_built = False
@@ -179,23 +184,62 @@ class Stack(StepRunner):
 
     def watch(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Count the steps of this optimizer as updates; ``None`` takes the first that steps the model's parameters."""
-        if self._optimizer_hook is not None:
-            self._optimizer_hook.remove()
-        self._optimizer = None
+        self._unhook_optimizer()
         if optimizer is not None:
             inner = getattr(optimizer, "optimizer", None)  # Accelerate's wrapper takes no hooks
             optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
             self._optimizer = optimizer
-            self._optimizer_hook = optimizer.register_step_post_hook(lambda *_: self._after_watched_step())
+            before, after = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
         else:
-            self._optimizer_hook = register_optimizer_step_post_hook(self._after_any_step)
+            before, after = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
+        self._optimizer_hooks = [before(self._before_any_step), after(self._after_any_step)]
 
-    def _after_any_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _unhook_optimizer(self) -> None:
+        while self._optimizer_hooks:
+            self._optimizer_hooks.pop().remove()
+        self._optimizer = None
+
+    def _is_watched(self, optimizer: torch.optim.Optimizer) -> bool:
         if self._optimizer is None:
             own = {id(p) for p in self._require_prepared().model.parameters()}
             if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
                 self._optimizer = optimizer
-        if optimizer is self._optimizer:
+        return optimizer is self._optimizer
+
+    def _before_any_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # it makes the gradients only later
+        if closure is None and self._is_watched(optimizer):
+            self.before_step(scaled=getattr(optimizer, "found_inf", None) is not None)
+
+    def before_step(self, *, scaled: bool = False) -> None:
+        """Look at the gradients before they become an update; the watched optimizer calls it by itself.
+
+        Args:
+            scaled: the optimizer itself leaves out what a gradient scaler has found not finite.
+
+        Raises:
+            DivergedError: a gradient is not finite. On a CPU the weights have not moved then; on a GPU it is told one
+                update later.
+        """
+        if self._counts_updates and self._finite is not None:
+            self._finite.before_step(self.updates + 1, scaled=scaled)
+
+    def first_not_finite(self) -> str | None:
+        """Of the update that is under way, the first loss or term that is not finite, and its first example."""
+        return None if self._finite is None else self._finite.first_not_finite(self.updates + 1)
+
+    def require_finite(self) -> None:
+        """Look at all weights, before they are saved or scored.
+
+        Raises:
+            DivergedError: one is not finite.
+        """
+        if self._finite is not None:
+            self._finite.wait()
+            require_finite_weights(self._require_prepared().model, self.updates)
+
+    def _after_any_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if self._is_watched(optimizer):
             self._after_watched_step()
 
     def _after_watched_step(self) -> None:
@@ -218,9 +262,9 @@ class Stack(StepRunner):
     def _begin_update(self) -> None:
         self._update_has_begun = False
         self._micro_batches = 0
-        self._streams = Streams(self._derive_seed)
+        self._streams = self._new_streams()
 
-    def save(self, folder: str | Path, *, write: bool | None = None) -> Path:
+    def save(self, folder: str | Path, *, write: bool | None = None, seal: bool = False) -> Path:
         """Write updates, teachers and the state of every method to a checkpoint folder, in one file, atomically.
 
         The file holds full weights, however many processes wrote or read it.
@@ -229,11 +273,15 @@ class Stack(StepRunner):
             folder: the checkpoint; it is made if need be.
             write: whether this process writes; by default every one that calls it, under FSDP2 the first alone. There
                 all of them must call it, because each holds a part.
+            seal: all else of the checkpoint is in the folder already: note its checksums, which a resume checks.
+
+        Raises:
+            DivergedError: a weight is not finite: what would be saved is no model.
         """
         session = self._require_prepared()
         if write is None:
             write = process_rank() == 0 or not is_sharded_model(session.model)
-        return write_state(Path(folder), self._state(), write=write)
+        return write_state(Path(folder), self._state(), write=write, seal=seal)
 
     def load(self, source: str | Path | Mapping[str, Any]) -> None:
         """Take updates, teachers and the state of every method from a checkpoint folder, or from a `state_dict`.
@@ -259,6 +307,7 @@ class Stack(StepRunner):
 
     def _state(self) -> StackState:
         session = self._require_prepared()
+        self.require_finite()
         teachers = {key: shadow.tensors for key, shadow in session.shadows.items()}
         return StackState(self.updates, self._description(), teachers, session.anchor, session.tensors)
 
@@ -287,8 +336,13 @@ class Stack(StepRunner):
         return found
 
     def finish(self) -> None:
-        """End the training: put the final weights into the model (averages, interpolations), then `close`."""
+        """End the training: put the final weights into the model (averages, interpolations), then `close`.
+
+        Raises:
+            DivergedError: a weight is not finite.
+        """
         try:
+            self.require_finite()
             self._require_prepared().finish()
         finally:
             self.close()
@@ -298,11 +352,8 @@ class Stack(StepRunner):
 
         Safe to call twice.
         """
-        if self._optimizer_hook is not None:
-            self._optimizer_hook.remove()
-        self._optimizer_hook = None
-        self._optimizer = None
-        self._sums.clear()
+        self._unhook_optimizer()
+        self._tally.clear()
         self._is_open = False
         if self._session is not None:
             self._session.detach()
@@ -311,7 +362,8 @@ class Stack(StepRunner):
         """Say what each method does to a step and, given a model, how far each weight would move."""
         session = self._session
         target = model if model is not None or session is None else session.model
-        return explain(self.methods, target, self.seed, {} if session is None else session.reports)
+        reports = {} if session is None else session.reports
+        return explain(self.methods, target, self.seed, reports, low_memory=self.memory == "low")
 
 
 def _summary(description: Mapping[str, Any]) -> str:

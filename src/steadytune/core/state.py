@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steadytune.core.atomic import replaced_when_whole
-from steadytune.core.errors import CheckpointError
+from steadytune.core.checksums import checksum_of, checksums, first_damaged
+from steadytune.core.errors import CheckpointError, DamagedCheckpointError
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import whole
 
@@ -44,13 +45,14 @@ class StackState:
     source: str = "The checkpoint"
 
 
-def write_state(folder: Path, state: StackState, *, write: bool = True) -> Path:
+def write_state(folder: Path, state: StackState, *, write: bool = True, seal: bool = False) -> Path:
     """Write the state to ``folder``; a reader sees the whole file or none.
 
     Args:
         folder: the checkpoint.
         state: its sharded tensors are gathered, for which every process must call this.
         write: false only gathers.
+        seal: also note the checksums of what lies in the folder, where all else of the checkpoint is written.
     """
     path = folder / FILE_NAME
     groups = {f"teacher/{index}": weights for index, weights in enumerate(state.teachers.values())}
@@ -70,6 +72,9 @@ def write_state(folder: Path, state: StackState, *, write: bool = True) -> Path:
         "description": json.dumps(state.description, sort_keys=True),
         "teachers": json.dumps([asdict(key) for key in state.teachers]),
     }
+    if seal:
+        metadata["files"] = json.dumps(checksums(folder, without=(FILE_NAME,)))
+    metadata["checksum"] = checksum_of(metadata, tensors)
     with replaced_when_whole(path) as unfinished:
         save_file(tensors, unfinished, metadata=metadata)
     return path
@@ -79,7 +84,8 @@ def read_state(folder: Path) -> StackState:
     """Read the state from ``folder``.
 
     Raises:
-        CheckpointError: there is no state, it cannot be read, or a newer version wrote it.
+        DamagedCheckpointError: it cannot be read, or is not what was written.
+        CheckpointError: there is no state, or a newer version wrote it.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -95,10 +101,14 @@ def read_state(folder: Path) -> StackState:
                     f"{path} has format {metadata.get('format')}, and this version of steadytune reads up to "
                     f"{FORMAT}: resume with the version that wrote it."
                 )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            texts = {name: text for name, text in metadata.items() if name != "checksum"}
+            if metadata.get("checksum", found := checksum_of(texts, tensors)) != found:  # older files have none
+                raise ValueError("its content is not what was written")
             groups: dict[str, dict[str, Tensor]] = {}
-            for full_name in file.keys():  # noqa: SIM118 - not a dict
+            for full_name, tensor in tensors.items():
                 group, name = _split(full_name)
-                groups.setdefault(group, {})[name] = file.get_tensor(full_name)
+                groups.setdefault(group, {})[name] = tensor
             saved = [Teacher(**key) for key in json.loads(metadata["teachers"])]
             teachers = {key: groups.get(f"teacher/{i}", {}) for i, key in enumerate(saved)}
             methods = {g.removeprefix("method/"): own for g, own in groups.items() if g.startswith("method/")}
@@ -106,10 +116,27 @@ def read_state(folder: Path) -> StackState:
             return StackState(
                 int(metadata["updates"]), description, teachers, groups.get("anchor", {}), methods, str(folder)
             )
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} cannot be read ({error}): resume from an earlier checkpoint.") from error
+        raise DamagedCheckpointError(f"{path} cannot be read ({error}): resume from an earlier checkpoint.") from error
+
+
+def require_sealed(folder: Path) -> None:
+    """Check the files of a checkpoint by the checksums in its state; one without them is as it was before there were any.
+
+    Raises:
+        DamagedCheckpointError: a file is missing or not what was written.
+    """
+    path = folder / FILE_NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            files = json.loads((file.metadata() or {}).get("files", "{}"))
+        damage = first_damaged(folder, files)
+    except (SafetensorError, AttributeError, TypeError, ValueError, RecursionError, OSError) as error:
+        damage = f"{FILE_NAME} cannot be read ({error})"
+    if damage is not None:
+        raise DamagedCheckpointError(f"{folder} is damaged, {damage}: resume from an earlier checkpoint.")
 
 
 def _split(full_name: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,9 +13,10 @@ from steadytune.core import divergence as divergences
 from steadytune.core import noise, randomness
 from steadytune.core.errors import HostError
 from steadytune.core.heads import Prediction, logits_of
+from steadytune.core.part import part_of_inputs, rows_of
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Shadow, Teacher
-from steadytune.core.tap import Tap
+from steadytune.core.tap import Seen, Tap
 from steadytune.core.wrappers import buffers_as_they_are
 
 Masks = Literal["same", "fresh"]
@@ -23,9 +24,15 @@ Masks = Literal["same", "fresh"]
 
 @dataclass
 class CleanPass:
-    """What must be known of the clean pass before it runs: the random numbers that it will use."""
+    """What must be known of the clean pass before it runs: the random numbers that it will use.
+
+    Attributes:
+        random_state: at its start.
+        known: the host's loss and outputs where they are known already, so that the host need not run it.
+    """
 
     random_state: randomness.RandomState
+    known: tuple[Tensor, Any] | None = None
 
 
 @dataclass
@@ -51,11 +58,13 @@ class Step:
         task_loss: of the clean pass, as the host computed and scaled it.
         clean: random state at the start of the clean pass.
         taps: the word embeddings as 0, and the outputs of those layers ``k`` that a method perturbs.
+        seen: what the clean pass looked like at each of them.
         shadows: the teachers' weights.
         anchor: the pretrained weights of the parameters that train, where a method asks for them.
         run_task: runs the host's own forward pass and loss again, for a second task loss.
         streams: the random numbers of this update.
         owner: name of the method that is asking; the runner sets it.
+        is_part: whether these are some examples of a micro-batch, as `part` gives them.
     """
 
     model: nn.Module
@@ -68,11 +77,13 @@ class Step:
     task_loss: Tensor
     clean: CleanPass
     taps: Mapping[int, Tap]
+    seen: Mapping[int, Seen]
     shadows: Mapping[Teacher, Shadow]
     anchor: Mapping[str, Tensor]
     run_task: Callable[[], tuple[Tensor, Any]]
     streams: randomness.Streams
     owner: str = ""
+    is_part: bool = False
     counts: PassCounts = field(default_factory=PassCounts)
     non_finite: list[Tensor] = field(default_factory=list)
     _teacher_logits: dict[tuple[Teacher, Masks], Tensor] = field(default_factory=dict)
@@ -121,6 +132,34 @@ class Step:
             self._teacher_logits[key] = logits_of(outputs, self.inputs).detach()
         return self._teacher_logits[key]
 
+    def part(self, rows: Tensor) -> Step:
+        """Some examples of the micro-batch as a step of their own; its clean outputs are those of this one.
+
+        Args:
+            rows: ``(examples,)``, their numbers.
+
+        Raises:
+            HostError: an input of the model has no row for each example, or dropout masks are to be the clean pass's.
+        """
+        count = len(self.clean_logits)
+        parts = {
+            site: replace(seen, shape=torch.Size((rows_of(seen.shape, count) * len(rows), *seen.shape[1:])))
+            for site, seen in self.seen.items()
+        }
+        at_logits = rows.to(self.clean_logits.device)
+        return replace(
+            self,
+            inputs=part_of_inputs(self.inputs, rows, count),
+            labels=None if self.labels is None else self.labels.index_select(0, rows.to(self.labels.device)),
+            clean_logits=self.clean_logits.index_select(0, at_logits),
+            supervised=None if self.supervised is None else self.supervised.index_select(0, at_logits),
+            seen=parts,
+            run_task=_refuse_task,
+            is_part=True,
+            _teacher_logits={},
+            _second_task={},
+        )
+
     def normal_noise(self, standard_deviation: float, *, site: int = 0) -> Tensor:
         """Gaussian noise for the embeddings: zero at padding, independent of how much padding there is."""
         return noise.normal_noise(self._site(site), standard_deviation)
@@ -131,11 +170,11 @@ class Step:
 
     def token_mask(self, site: int = 0) -> Tensor:
         """``(batch, length)``, true at the tokens that the model attends to."""
-        return noise.token_mask(self.inputs, self.taps[site].seen)
+        return noise.token_mask(self.inputs, self.seen[site])
 
     def sentences(self, site: int = 0) -> Tensor | None:
         """``(batch, length)``, the number of each token's sentence in packed rows; ``None`` where a row is one."""
-        return noise.sentences(self.inputs, self.taps[site].seen)
+        return noise.sentences(self.inputs, self.seen[site])
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The model's parameters by name, without the host's wrapper."""
@@ -169,15 +208,22 @@ class Step:
         self.non_finite.append(examples.detach())
 
     def _site(self, site: int) -> noise.Site:
-        return noise.Site(
-            self.taps[site].seen, self.token_mask(site), self.streams.noise(self.owner, self.taps[site].seen.device)
-        )
+        seen = self.seen[site]
+        return noise.Site(seen, self.token_mask(site), self.streams.noise(self.owner, seen.device))
 
     def _masks(self, masks: Masks, *, owner: str | None = None) -> Any:
         if masks == "same":
+            if self.is_part:
+                raise HostError(
+                    "Dropout masks of a whole batch cannot be replayed on a part of it: set masks='fresh'."
+                )
             return randomness.replayed(self.clean.random_state)
         seed = self.streams.masks(self.owner if owner is None else owner)
         return randomness.fresh(seed, self.clean.random_state.device)
+
+
+def _refuse_task() -> tuple[Tensor, Any]:
+    raise HostError("A second task loss is there for a whole batch only, not for a part of it.")
 
 
 def _is_checkpointing(model: nn.Module) -> bool:

@@ -61,6 +61,17 @@ def buffers_as_they_are(model: nn.Module) -> Iterator[None]:
         wrapper.broadcast_buffers = before
 
 
+@contextmanager
+def gradients_not_exchanged(model: nn.Module) -> Iterator[None]:
+    """Run a forward and backward pass whose gradients DDP need not exchange, because another follows that adds up."""
+    wrapper: Any = getattr(model, "_orig_mod", model)
+    if type(wrapper).__name__ != "DistributedDataParallel":
+        yield
+        return
+    with wrapper.no_sync():
+        yield
+
+
 def refusal(kind: str) -> HostError:
     """The error for one of the wrappers in `REFUSED`."""
     return HostError(f"{kind} is not supported: {REFUSED[kind]}.")

@@ -90,6 +90,7 @@ class CellPlan:
             retry_failed=self.settings.retry_failed,
             fingerprint=self.fingerprint,
             each_epoch=self.settings.evaluate_each_epoch,
+            evaluate=tuple(self.settings.evaluate) if evaluate_test else (),
         )
 
     def validation(self, record: RunRecord) -> tuple[float, float] | None:

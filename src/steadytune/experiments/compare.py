@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from steadytune.core.atomic import this_process
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
 from steadytune.experiments.compare_folder import CONFIG, claim, commit, refuse_foreign
 from steadytune.experiments.engine import Engine, is_locked, kept_record
 from steadytune.experiments.environments import differences
-from steadytune.experiments.folder import describe_environment, write_json
+from steadytune.experiments.folder import RunFolder, describe_environment, write_json
 from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
 from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
 from steadytune.experiments.local_engine import LocalEngine
@@ -232,7 +232,7 @@ class Work:
 
     def _probe(self, cell: CellPlan) -> None:
         """Measure a plain step with a few updates in a folder of its own, for the estimate."""
-        folder = self.settings.folder / f"estimate-{os.getpid()}"
+        folder = self.settings.folder / f"estimate-{this_process()}"
         plain = self._plan(
             cell, self.compared[0], self.settings.learning_rates[0], self.settings.first_seed, test=False
         )
@@ -260,6 +260,7 @@ class Work:
         total = earlier + len(of) + later
         for record in self.engine.run([plan for _, _, plan in runs], self):
             self.known[record.key] = record
+            self._remove_checkpoints(of[record.key][2], record)
             self._send(of[record.key][2])
             self.forecast.learn(record)
             left.pop(record.key, None)
@@ -277,6 +278,13 @@ class Work:
             self.remote.send_run(plan.folder)
         except SettingsError as error:
             self.note(plan, str(error))
+
+    @staticmethod
+    def _remove_checkpoints(plan: Plan, record: RunRecord) -> None:
+        """Remove what is left where the process of a run was killed after it had kept the record."""
+        folder = plan.folder / "checkpoints"
+        if record.status == "finished" and folder.is_dir() and not is_locked(plan):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _trained(self) -> set[str]:
         """Keys of the runs of which only the test splits are missing."""
@@ -314,8 +322,8 @@ class Work:
         best = cell.best(found for _, found in rivals)
         for plan, found in rivals:
             unwanted = found is not best or (final and keep == "none")
-            if unwanted and (plan.folder / "model").is_dir() and not is_locked(plan):
-                shutil.rmtree(plan.folder / "model", ignore_errors=True)
+            if unwanted and not is_locked(plan):
+                RunFolder(plan.folder).remove_model()
 
     # ------------------------------------------------------------ what a run tells
 

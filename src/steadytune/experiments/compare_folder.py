@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import yaml
-
+from steadytune.core.atomic import remove_abandoned
 from steadytune.core.errors import SettingsError
 from steadytune.experiments.folder import write_atomically
 from steadytune.experiments.grid import CompareSettings
+from steadytune.experiments.plain_yaml import write_yaml
 from steadytune.experiments.records import FILE_NAME
 
 CONFIG = "compare.yaml"
@@ -26,15 +26,17 @@ def refuse_foreign(folder: Path) -> None:
     if (folder / "config.yaml").is_file():
         raise SettingsError(f"--output-dir {folder}: holds a single run of `steadytune train`; give another folder.")
     own = {CONFIG, FILE_NAME, "runs", "locks", "search", "workers.log"}
-    if folder.is_dir() and (names := {p.name for p in folder.iterdir()}) and not names & own:
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    names = {name for name in names if not (name.startswith(f"{CONFIG}.") and name.endswith(".unfinished"))}
+    if names and not names & own:
         raise SettingsError(f"--output-dir {folder}: is not empty and holds no comparison; give another folder.")
 
 
 def claim(settings: CompareSettings) -> None:
-    """Make the folder, and keep the resolved settings there."""
+    """Make the folder, keep the resolved settings there, and remove what killed processes have left."""
     settings.folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)
-    write_atomically(settings.folder / CONFIG, text)
+    remove_abandoned(settings.folder, "*.unfinished", "estimate-*")
+    write_atomically(settings.folder / CONFIG, write_yaml(settings.resolved()))
 
 
 def commit() -> dict[str, str]:

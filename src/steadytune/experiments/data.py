@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from steadytune.core.errors import DataError, SettingsError
 from steadytune.experiments.settings import TrainSettings
 from steadytune.tasks.files import load_files
+from steadytune.tasks.held_out import with_test_rows
 from steadytune.tasks.registry import load_task, task_record
 from steadytune.tasks.sources import open_source
 from steadytune.tasks.subset import take_subset
@@ -70,6 +71,8 @@ def load_data(settings: TrainSettings) -> TaskData:
     data.training_rows()
     if "validation" not in data.splits:
         raise DataError(f"{data.task.name}: there are no validation rows, after which training is evaluated.")
+    if settings.hold_out:
+        data = with_test_rows(data)
     if settings.train_size is not None:
         data.splits["train"] = fewer_rows(data, "train", settings.train_size, settings.seed)
     return replace(data, notes=(*data.notes, _counted(data)))

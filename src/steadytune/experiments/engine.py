@@ -138,6 +138,7 @@ def keep_failure(plan: Plan, error: str) -> RunRecord:
 
 
 def _make(plan: Plan, reporter: Any) -> RunRecord:
+    from steadytune.experiments.evaluate import EvaluateOptions, evaluate
     from steadytune.experiments.run import Extent, Interrupted, train
 
     began = time.monotonic()
@@ -153,6 +154,9 @@ def _make(plan: Plan, reporter: Any) -> RunRecord:
             keep_predictions=True,
         )
         metrics = train(plan.settings, reporter, extent).metrics
+        if plan.evaluate:
+            # Before the record: a run that is killed here is taken up here.
+            evaluate(plan.folder, EvaluateOptions(only=plan.evaluate))
     except Interrupted:
         raise
     except DivergedError as problem:

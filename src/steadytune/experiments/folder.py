@@ -7,15 +7,18 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from filelock import FileLock, Timeout
 
 from steadytune import __version__
-from steadytune.core.atomic import replaced_when_whole
-from steadytune.core.errors import SettingsError
+from steadytune.core.atomic import replaced_when_whole, sync, sync_all
+from steadytune.core.errors import DamagedCheckpointError, SettingsError
+from steadytune.experiments.plain_yaml import read_yaml, write_yaml
 from steadytune.experiments.remote import is_url
 from steadytune.experiments.settings import TrainSettings
 
@@ -30,7 +33,7 @@ class RunFolder:
 
     ``config.yaml`` the resolved settings · ``metrics.json`` results · ``log.jsonl`` one line per training log ·
     ``environment.json`` versions, machine and seed · ``model/`` the fine-tuned model · ``checkpoints/`` to resume ·
-    ``record.json`` what a comparison keeps of the run.
+    ``record.json`` what a comparison keeps of the run · ``run.lock`` held by the process that makes the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +45,7 @@ class RunFolder:
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
         self.record = path / "record.json"
+        self.lock = path / "run.lock"
 
     def check(self, settings: TrainSettings) -> None:
         """Look whether the folder is this run's or free, and change nothing.
@@ -71,7 +75,10 @@ class RunFolder:
 
     def _is_own_beginning(self, entry: Path) -> bool:
         """Whether a run that was ended before it was claimed may have left this."""
-        return entry in (self.environment, self.record) or (entry == self.checkpoints and not any(entry.iterdir()))
+        own = (self.environment, self.record, self.config, self.lock)
+        if entry.suffix == ".unfinished":
+            return entry.name.startswith(tuple(f"{path.name}." for path in own))
+        return entry in own or (entry == self.checkpoints and not any(entry.iterdir()))
 
     def claim(self, settings: TrainSettings) -> None:
         """Make the folder this run's, if it is not already.
@@ -85,7 +92,47 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         # The settings come last: a folder without them is not a run yet.
         write_json(self.environment, describe_environment(settings.seed))
-        write_atomically(self.config, yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True))
+        write_atomically(self.config, write_yaml(settings.model_dump()))
+
+    @contextmanager
+    def held(self, settings: TrainSettings) -> Iterator[None]:
+        """Make the folder this run's, if it is not already, and keep other processes out of it.
+
+        Raises:
+            SettingsError: another process is at the run, or as `check` does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._remove_unfinished()
+            self.claim(settings)
+            yield
+
+    def refuse_busy(self) -> None:
+        """Look whether another process is at the run.
+
+        Raises:
+            SettingsError: it is.
+        """
+        if self.lock.is_file():
+            with self._locked():
+                pass
+
+    def _locked(self) -> AbstractContextManager[Any]:
+        try:
+            return FileLock(self.lock).acquire(timeout=1)  # the system takes it from a process that was killed
+        except Timeout:
+            raise SettingsError(
+                f"{self.path}: another process is at this run: wait until it has ended, or give another --output-dir."
+            ) from None
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a process that was killed while it wrote has left."""
+        for place in (self.path, self.path / "predictions", *self.checkpoints.glob("checkpoint-*")):
+            for path in place.glob("*.unfinished"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def read_metrics(self) -> dict[str, Any]:
         """What has been measured so far; empty for a new run.
@@ -100,25 +147,47 @@ class RunFolder:
         except ValueError as error:
             raise SettingsError(f"{self.metrics} is damaged ({error}): delete it to measure again.") from error
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end, or ``None``."""
-        from steadytune.core.state import FILE_NAME  # imports torch
+    def last_checkpoint(self, tell: Callable[[str], None] = lambda _line: None) -> Path | None:
+        """The newest checkpoint that was written to its end and is still as it was written, or ``None``.
+
+        Args:
+            tell: is given one line for each that is damaged and therefore passed over.
+        """
+        from steadytune.core.state import FILE_NAME, read_state, require_sealed  # imports torch
 
         def updates(folder: Path) -> int:
             return int(folder.name.removeprefix("checkpoint-"))
 
         folders = [f for f in self.checkpoints.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
         # The stack's state is the last file of a checkpoint, so its presence says that the others are whole.
-        return max((f for f in folders if (f / FILE_NAME).is_file()), key=updates, default=None)
+        for folder in sorted((f for f in folders if (f / FILE_NAME).is_file()), key=updates, reverse=True):
+            try:
+                require_sealed(folder)
+                read_state(folder)
+            except DamagedCheckpointError as error:
+                tell(f"Passed over: {str(error).partition(': resume')[0]}.")
+            else:
+                return folder
+        return None
 
     def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Save the model for plain ``from_pretrained``; the folder appears when it is whole."""
         unfinished = self.path / "model.unfinished"
-        for leftover in (unfinished, self.model):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        sync_all(unfinished)
+        self.remove_model()
         unfinished.rename(self.model)
+        sync(self.path)
+
+    def remove_model(self) -> None:
+        """Remove the saved model, of which no part is ever to be seen."""
+        removed = self.path / "model.removed.unfinished"
+        shutil.rmtree(removed, ignore_errors=True)
+        if self.model.is_dir():
+            self.model.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
     def shorten_log(self, last_step: int) -> None:
         """Drop log lines after ``last_step``, which a resumed run writes again."""
@@ -129,7 +198,8 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log, without one that was cut off while it was written."""
         lines = []
-        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else ():
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        for line in text.splitlines():
             try:
                 content = json.loads(line)
             except ValueError:
@@ -155,8 +225,8 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, SettingsError) as error:
         raise SettingsError(f"{path} cannot be read ({error}): give another --output-dir.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} is not a configuration: give another --output-dir.")
@@ -182,10 +252,8 @@ def describe_environment(seed: int) -> dict[str, Any]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old content or the new, never a part."""
-    with replaced_when_whole(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with replaced_when_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.experiments.candidate_names import candidate_label, read_candidate
+from steadytune.experiments.published import Published
 from steadytune.experiments.records import BASELINE
-from steadytune.experiments.settings import METHODS, TrainSettings, as_names, scalar, setting
+from steadytune.experiments.scalars import scalar
+from steadytune.experiments.settings import METHODS, TrainSettings, as_names, setting
 
 COMPARISON, RUNNING = "Comparison", "How it is run"
 
@@ -44,9 +47,12 @@ class CompareSettings(TrainSettings):
         (['movie-reviews'], ['500'], ['none', 'smart', 'noisytune+smart'])
     """
 
+    #: What a configuration file may say and the command line may not.
+    left_out: ClassVar[frozenset[str]] = frozenset({"published"})
+
     methods: Annotated[list[str], BeforeValidator(as_names)] = setting(
         [BASELINE, "noisytune", "smart", "noisytune+smart"],
-        "What is compared, separated by commas; + joins methods: none,smart,noisytune+smart.",
+        "What is compared, separated by commas; + joins, brackets hold settings: none,noisytune+smart(weight=3).",
         METHODS,
     )
     seeds: int = setting(
@@ -81,6 +87,12 @@ class CompareSettings(TrainSettings):
         "Search each candidate's settings on validation data: trials=30, and ranges such as smart.weight=0.5:8.",
         COMPARISON,
     )
+    evaluate: Annotated[list[str], BeforeValidator(_as_list)] = setting(
+        [],
+        "Also measure of each compared model: movement,annotators,smoothness,... (parts of `steadytune evaluate`).",
+        COMPARISON,
+    )
+    published: Published | None = Field(None, description="A paper's table, shown beside the results; in a file only.")
     workers: int = setting(1, "Runs at the same time on this machine.", RUNNING, ge=1, le=1024)
     engine: Literal["local", "ray"] = setting("local", "'local' or 'ray'.", RUNNING)
     ray_address: str | None = setting(None, "A Ray cluster (else one is started here).", RUNNING)
@@ -88,6 +100,12 @@ class CompareSettings(TrainSettings):
         "best", "Which fine-tuned models to keep: 'best' of each task and size, 'all' or 'none'.", RUNNING
     )
     retry_failed: bool = setting(False, "Run again what failed before.", RUNNING)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_in_brackets(cls, values: Any) -> Any:
+        """They belong to one candidate and stay there."""
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +137,16 @@ class CompareSettings(TrainSettings):
             raise ValueError("must be above 0 and at most 10")
         return sorted(set(rates))
 
+    @field_validator("evaluate")
+    @classmethod
+    def _known_parts(cls, parts: list[str]) -> list[str]:
+        from steadytune.experiments.evaluate import EvaluateOptions
+
+        try:
+            return list(EvaluateOptions(only=parts).only)
+        except SettingsError as error:
+            raise SettingsError(str(error).replace("--only", "--evaluate")) from None
+
     @field_validator("methods", "tasks", "train_sizes")
     @classmethod
     def _once_each(cls, values: list[str]) -> list[str]:
@@ -144,7 +172,9 @@ class CompareSettings(TrainSettings):
         """The settings of one run of the comparison."""
         names = set(TrainSettings.model_fields) - _DIFFERS
         common: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return TrainSettings(**common | values)
+        # Nothing is chosen among one learning rate, so no rows are needed for it.
+        chosen = len(self.learning_rates) > 1 or bool(self.search)
+        return TrainSettings(**common | {"hold_out": self.hold_out or chosen} | values)
 
 
 _ONE_AND_SEVERAL = {
@@ -216,6 +246,7 @@ class Plan:
         retry_failed: make the run again if it failed before.
         fingerprint: digests of code, data and model, for the record.
         each_epoch: also look at the validation split after each epoch.
+        evaluate: parts of `steadytune evaluate` to measure once it is trained.
     """
 
     key: str
@@ -227,6 +258,7 @@ class Plan:
     retry_failed: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     each_epoch: bool = False
+    evaluate: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -261,7 +293,7 @@ def candidates(settings: CompareSettings) -> list[Candidate]:
     """
     from steadytune.methods.registry import build_methods
 
-    asked = [_names(entry) for entry in settings.methods]
+    asked = [_read(entry) for entry in settings.methods]
     found: dict[str, Candidate] = {}
     used: set[str] = set()
 
@@ -272,20 +304,21 @@ def candidates(settings: CompareSettings) -> list[Candidate]:
         cost = _relative_cost(built)
         found.setdefault(identity, Candidate(label, tuple(names), values, cost))
 
-    for names in dict.fromkeys([(), *asked]):
+    for names, own, label in [((), {}, BASELINE), *asked]:
         known = set(names) | {m.name for m in build_methods(names)}
-        base = {key: value for key, value in settings.set.items() if _method_of(key) in known}
-        used |= base.keys()
-        add(names, base, "+".join(names) or BASELINE)
+        common = {key: value for key, value in settings.set.items() if _method_of(key) in known}
+        used |= common.keys()
+        base = {**common, **own}
+        add(names, base, label)
         for key, values in settings.vary.items():
             if _method_of(key) not in known:
                 continue
             used.add(key)
             for value in values:
-                add(names, {**base, key: value}, _label(names, key, value))
+                add(names, {**base, key: value}, candidate_label(names, {**own, key: value}))
     for key in [*settings.set, *settings.vary]:
         if key not in used:
-            in_use = sorted({name for names in asked for name in names})
+            in_use = sorted({name for names, _, _ in asked for name in names})
             hint = did_you_mean(_method_of(key), in_use)
             raise SettingsError(f"{key}: no candidate has such a method ({', '.join(in_use) or 'none'}).{hint}")
     compared = list(found.values())
@@ -306,21 +339,13 @@ def _as_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _names(entry: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in entry.split("+") if name.strip())
-    return () if names == (BASELINE,) else names
+def _read(entry: str) -> tuple[tuple[str, ...], dict[str, Any], str]:
+    names, own = read_candidate(entry)
+    return ((), {}, BASELINE) if names == (BASELINE,) else (names, own, candidate_label(names, own))
 
 
 def _method_of(key: str) -> str:
     return key.rpartition(".")[0]
-
-
-def _label(names: Sequence[str], key: str, value: Any) -> str:
-    method, _, name = key.rpartition(".")
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    if method in names:
-        return "+".join(f"{n}({name}={shown})" if n == method else n for n in names)
-    return f"{'+'.join(names)}({key}={shown})"
 
 
 def _relative_cost(methods: Sequence[Any]) -> float:

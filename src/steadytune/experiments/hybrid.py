@@ -94,8 +94,8 @@ def train_hybrid(settings: HybridSettings, reporter: Reporter | None = None) -> 
     for note in data.notes:
         reporter.note(note)
     run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
-    folder.claim(settings)  # only now, so that a mistake leaves no folder behind
-    return run.finish(metrics)
+    with folder.held(settings):  # only now, so that a mistake leaves no folder behind
+        return run.finish(metrics)
 
 
 class HybridTrainer(RunTrainer):
@@ -202,6 +202,7 @@ class _Run:
             model=self.model,
             args=arguments,
             methods=methods,
+            memory=settings.memory,
             train_dataset=rows,
             eval_dataset=self.splits["validation"],
             data_collator=encoder.batch,

@@ -144,6 +144,8 @@ def load_model(
     }
     import transformers
 
+    from steadytune.core.finite import non_finite_weight
+
     try:
         model, loading = _class_for(task, source, options).from_pretrained(
             source.location,
@@ -163,6 +165,12 @@ def load_model(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
+    broken = non_finite_weight(model)
+    if broken is not None:
+        raise ModelNotFoundError(
+            f"--model {name}: its weight {broken} holds NaN or an infinity: the training that wrote it diverged, or "
+            "the file is damaged. Name another model or checkpoint."
+        )
     _require_body(model, loading["missing_keys"], name, alone=task.head == "retrieval")
     source = replace(source, note=_replaced_head(model, task, name, others, mismatched, new_head=new_head))
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens

@@ -118,8 +118,8 @@ def _first_phase(
         for note in own.notes:
             reporter.note(f"{task}: {note}")
     run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
-    folder.claim(settings.first_phase())  # only now, so that a mistake leaves no folder behind
-    return run.finish(metrics)
+    with folder.held(settings.first_phase()):  # only now, so that a mistake leaves no folder behind
+        return run.finish(metrics)
 
 
 class _Run:
@@ -151,6 +151,7 @@ class _Run:
             model=self.model,
             args=arguments,
             methods=methods,
+            memory=settings.memory,
             train_dataset=TaskRows({task: _for_the_model(splits["train"]) for task, splits in self.splits.items()}),
             eval_dataset={task: self._rows(task, "validation") for task in data},
             data_collator=TaskCollator(

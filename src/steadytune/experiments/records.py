@@ -55,10 +55,14 @@ class RunRecord:
     environment: Mapping[str, Any]
 
     def score(self, split: str, metric: str) -> float | None:
-        """The value of a metric after training; ``None`` if the run did not finish or the value is not a number."""
-        if self.status != "finished":
+        """The value of a metric after training.
+
+        ``None`` if the run did not finish, the value is no number, or the model's output for a row was not finite.
+        """
+        scores = self.metrics.get("after", {}).get(split, {})
+        if self.status != "finished" or scores.get("non_finite"):
             return None
-        value = self.metrics.get("after", {}).get(split, {}).get(metric)
+        value = scores.get(metric)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

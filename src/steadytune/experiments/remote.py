@@ -18,7 +18,7 @@ from steadytune.core.errors import SettingsError
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 #: Present last: a run whose record is not there was not sent to its end.
 RECORD = "record.json"
-LEFT_HERE = ("checkpoints", "model.unfinished")
+LEFT_HERE = ("checkpoints", "model.unfinished", "model.removed.unfinished", "run.lock")
 
 
 def is_url(output_dir: str | None) -> bool:

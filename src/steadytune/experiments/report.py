@@ -21,11 +21,12 @@ from steadytune.experiments import report_text
 from steadytune.experiments.records import Comparison, RunRecord, read_comparison
 from steadytune.experiments.report_card import model_cards
 from steadytune.experiments.report_data import CellView, ReportData, report_data
-from steadytune.experiments.report_evaluation import calibration_rows, with_evaluations
+from steadytune.experiments.report_evaluation import calibration_rows, figure_rows, with_evaluations
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
 FILTERS = (
-    "plain_text", "label", "number", "signed", "interval", "ratio", "chance", "rate", "size", "duration", "table_cell",
+    "plain_text", "label", "number", "signed", "interval", "ratio", "chance", "rate", "size", "duration",
+    "table_cell", "percent",
 )  # fmt: skip
 HTML, MARKDOWN, CSV, JSON, CARD = "report.html", "report.md", "report.csv", "report.json", "model-card.md"
 
@@ -168,6 +169,7 @@ class Report:
             "version": __version__,
             "text": report_text,
             "calibration_rows": calibration_rows,
+            "figure_rows": figure_rows,
         }
 
 

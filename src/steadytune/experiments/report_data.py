@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from steadytune.experiments.environments import differences
+from steadytune.experiments.published import Beside, beside_published
 from steadytune.experiments.records import BASELINE, Cell, Comparison, RunRecord
 from steadytune.experiments.report_text import label, plain_text, size
 from steadytune.experiments.statistics import (
@@ -231,6 +232,11 @@ class ReportData:
         """What was not the same for all runs: devices, threads, versions."""
         runs = (run for view in self.cells for run in (*view.cell.tuning, *view.cell.runs))
         return [plain_text(note) for note in differences(runs)]
+
+    @cached_property
+    def beside(self) -> Beside | None:
+        """The published table that the configuration carries, with our rows."""
+        return beside_published(self.comparison)
 
     @property
     def runs(self) -> list[tuple[str, str, str, str, RunRecord]]:

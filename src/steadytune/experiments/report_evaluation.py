@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steadytune.experiments.measured import figures_of
 from steadytune.experiments.records import Cell, Comparison, RunRecord
 from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
 from steadytune.experiments.report_data import CellView, is_number
@@ -73,6 +74,7 @@ def _measured(run: RunRecord, content: Mapping[str, Any]) -> dict[str, Any]:
         "perturbations": noises,
         "embedding_attack": {"attack": points},
         "evaluated_split": splits,
+        "figures": figures_of(content),
     }
 
 
@@ -144,3 +146,11 @@ def calibration_rows(view: CellView) -> list[tuple[str, str, int, list[float | N
 def _mean(measured: Sequence[Mapping[str, Any]], name: str) -> float | None:
     values = [found[name] for found in measured if is_number(found.get(name))]
     return sum(values) / len(values) if values else None
+
+
+def figure_rows(view: CellView) -> tuple[list[str], list[tuple[str, int, list[float | None]]]]:
+    """Means over the seeds of what `steadytune evaluate` measured: names, and rows of candidate, slot, values."""
+    of_runs = {c: [run.metrics.get("figures", {}) for run in view.cell.of(c)] for c in view.cell.candidates}
+    names = list(dict.fromkeys(name for found in of_runs.values() for figures in found for name in figures))
+    rows = [(label(c), view.slots[c], [_mean(found, name) for name in names]) for c, found in of_runs.items()]
+    return [plain_text(name) for name in names], [row for row in rows if any(v is not None for v in row[2])]

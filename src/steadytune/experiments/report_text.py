@@ -56,6 +56,19 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def percent(value: tuple[float, float | None] | None) -> str:
+    """A mean in per cent and its standard deviation, if there is one.
+
+    Example:
+        >>> percent((71.25, 1.04)), percent((88.0, None)), percent(None)
+        ('71.2 ± 1.0', '88.0', '–')
+    """
+    if value is None:
+        return "–"
+    mean, deviation = value
+    return number(mean, 1) if deviation is None else f"{number(mean, 1)} ± {number(deviation, 1)}"
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """A gain, with its sign.
 

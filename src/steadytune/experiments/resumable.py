@@ -43,7 +43,7 @@ class Resumable:
         Raises:
             DivergedError: a weight is not finite at the end.
         """
-        checkpoint = self.folder.last_checkpoint()
+        checkpoint = self.folder.last_checkpoint(self.reporter.note)
         if checkpoint is not None:
             self.reporter.note(f"Continuing from {checkpoint}.")
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -77,6 +77,10 @@ class Extent:
     checkpoint_seconds: float = 0.0
     keep_predictions: bool = False
 
+    def is_reached(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether a run with these metrics needs no more work."""
+        return "after" in metrics and not (self.test and metrics.get("skipped"))
+
 
 EVERYTHING = Extent()
 
@@ -101,8 +105,9 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
     arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
+    folder.refuse_busy()
     metrics = folder.read_metrics()
-    if "after" in metrics and not (extent.test and metrics.get("skipped")):
+    if extent.is_reached(metrics):
         return RunResult(folder.path, metrics, was_finished=True)
     data = load_data(settings)
     for note in data.notes:
@@ -118,8 +123,11 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
         arguments=arguments,
         extent=extent,
     )
-    folder.claim(settings)  # only now, so that a mistake leaves no folder behind
-    return run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
+    with folder.held(settings):  # only now, so that a mistake leaves no folder behind
+        metrics = folder.read_metrics()
+        if extent.is_reached(metrics):  # by another process, by now
+            return RunResult(folder.path, metrics, was_finished=True)
+        return run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
 
 
 class _Run:
@@ -159,6 +167,7 @@ class _Run:
             model=self.model,
             args=arguments,
             methods=methods,
+            memory=settings.memory,
             train_dataset=self.splits["train"].features,
             eval_dataset=self.splits["validation"].features,
             data_collator=collator_for(data.task.head, self.model, self.tokenizer),

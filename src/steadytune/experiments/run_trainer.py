@@ -53,9 +53,10 @@ class RunTrainer(SteadyTrainer):
         loss = super().training_step(*args, **kwargs)
         self.bad_losses = 0 if bool(torch.isfinite(loss).all()) else self.bad_losses + 1
         if self.bad_losses > (20 if self.args.fp16 else 0):
+            first = self.stack.first_not_finite()
             raise DivergedError(
-                f"training diverged: the loss of update {self.state.global_step + 1} is {float(loss)}. "
-                "A smaller --learning-rate may help."
+                f"training diverged: the loss of update {self.state.global_step + 1} is {float(loss)}"
+                f"{f' (first not finite: {first})' if first else ''}. A smaller --learning-rate may help."
             )
         return loss
 

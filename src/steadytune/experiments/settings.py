@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.experiments.candidate_names import read_candidate, split_outside_brackets
+from steadytune.experiments.plain_yaml import read_yaml
+from steadytune.experiments.scalars import scalar
+from steadytune.tasks.locations import excerpt
 
 
 def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
@@ -19,7 +31,7 @@ def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
 
 def as_names(value: Any) -> Any:
     """Split names at commas; no name at all is plain training."""
-    names = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    names = split_outside_brackets(value, ",") if isinstance(value, str) else value
     return ["none"] if names == [] else names
 
 
@@ -86,6 +98,11 @@ class TrainSettings(BaseModel):
     train_size: Annotated[str | None, BeforeValidator(_as_text)] = setting(
         None, "Use so many training rows, or so many per cent: 500, 10%.", DATA
     )
+    hold_out: bool = setting(
+        False,
+        "Where there are no test rows: score on the validation rows as test, choose on a tenth of the training rows.",
+        DATA,
+    )
     max_eval_samples: int | None = setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
     max_length: int = setting(
         128, "Cut texts after so many tokens; words and contexts go on in another window.", DATA, ge=4, le=1_000_000
@@ -94,6 +111,9 @@ class TrainSettings(BaseModel):
 
     methods: Annotated[list[str], BeforeValidator(as_names)] = setting(
         ["none"], "Methods by name, separated by commas; see `steadytune methods`.", METHODS
+    )
+    memory: Literal["full", "low"] = setting(
+        "full", "'low': the same gradient with one graph at a time; less memory, a little more time.", METHODS
     )
     set: dict[str, Any] = setting({}, "A method's setting, e.g. smart.weight=3; may be given again.", METHODS)
 
@@ -121,6 +141,31 @@ class TrainSettings(BaseModel):
     )
     save_total_limit: int | None = setting(2, "Keep so many checkpoints.", TRAINING, ge=1)
     output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", TRAINING)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_in_brackets(cls, values: Any) -> Any:
+        """Take ``smart(weight=3)`` for ``smart`` and its setting; what ``set`` says goes before."""
+        names = as_names(values.get("methods")) if isinstance(values, Mapping) else None
+        if not isinstance(names, list) or not any("(" in str(name) for name in names):
+            return values
+        read = [read_candidate(str(name)) for name in names]
+        written = {key: value for _, settings in read for key, value in settings.items()}
+        given = cls._flatten(values.get("set") or {})
+        if not isinstance(given, Mapping):
+            return values
+        return {**values, "methods": [name for found, _ in read for name in found], "set": {**written, **given}}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``yes`` where a number is needed: it would count as 1."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {annotation, *get_args(annotation)}
+        given = value if isinstance(value, list) else [value]
+        if any(isinstance(entry, bool) for entry in given) and kinds & {int, float, list[float]}:
+            raise ValueError("must be a number, not yes or no")
+        return value
 
     @field_validator("set", mode="before")
     @classmethod
@@ -181,67 +226,81 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return values
 
 
-def scalar(text: str) -> Any:
-    """Read a value as in YAML, and numbers such as 1e-4 that YAML takes for text.
-
-    Raises:
-        SettingsError: it cannot be read.
-    """
-    try:
-        return float(text) if not text.lstrip("+-").isdigit() else int(text)
-    except ValueError:
-        pass
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set: the value {text!r} cannot be read.") from error
-
-
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of settings; hyphens and underscores in names are the same.
 
     Raises:
         SettingsError: the file is missing, is not YAML, or is not a mapping.
     """
-    path = Path(path)
+    path, place = Path(path), f"--config {path}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise SettingsError(f"--config {path}: there is no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise SettingsError(f"--config {path}{line}: {problem}.") from error
+        raise SettingsError(f"{place}: there is no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
+        raise SettingsError(f"{place}: cannot be read ({error}).") from error
+    content = read_yaml(text, place)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise SettingsError(f"--config {path}: expected `name: value` lines, found {type(content).__name__}.")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
+        raise SettingsError(f"{place}: expected `name: value` lines, found {type(content).__name__}.")
+    named = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if len(named) < len(content):
+        names = [str(key).replace("-", "_") for key in content]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SettingsError(f"{place}: {twice!r} is there twice, with hyphens and with underscores; keep one of them.")
+    return named
+
+
+def at_scale(values: dict[str, Any], scale: str | None, config: str | Path | None) -> dict[str, Any]:
+    """Lay the settings of one of a file's ``scales`` over its others.
+
+    Raises:
+        SettingsError: there is no such scale.
+
+    >>> at_scale({"model": "bert", "scales": {"small": {"model": "minilm"}}}, "small", "suite.yaml")
+    {'model': 'minilm'}
+    """
+    values = dict(values)
+    scales = values.pop("scales", None) or {}
+    if not isinstance(scales, Mapping) or not all(isinstance(v, Mapping) for v in scales.values()):
+        raise SettingsError(f"--config {config}: write scales as `scales: {{small: {{model: minilm}}}}`.")
+    if scale is None:
+        return values
+    if scale not in scales:
+        known = ", ".join(map(str, scales)) or "none"
+        raise SettingsError(f"--scale {scale}: {config} has {known}.{did_you_mean(scale, list(map(str, scales)))}")
+    chosen = {str(key).replace("-", "_"): value for key, value in scales[scale].items()}
+    return {**values, **chosen}
 
 
 Kind = TypeVar("Kind", bound=TrainSettings)
 
 
-def resolve_settings(options: Mapping[str, Any], config: str | Path | None = None) -> TrainSettings:
+def resolve_settings(
+    options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> TrainSettings:
     """Put together the settings of a run; see `resolve`."""
-    return resolve(TrainSettings, options, config)
+    return resolve(TrainSettings, options, config, scale)
 
 
-def resolve(kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None) -> Kind:
+def resolve(
+    kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> Kind:
     """Put together defaults, configuration file and options; the later one wins.
 
     Args:
         kind: `TrainSettings`, or a class made of it.
         options: given on the command line; ``None`` values count as not given.
         config: a YAML file.
+        scale: which of the file's ``scales`` to take; its settings win over the file's others.
 
     Raises:
         SettingsError: a name is unknown or a value is out of range; the message names it.
     """
-    values = read_config(config) if config is not None else {}
+    if scale is not None and config is None:
+        raise SettingsError(f"--scale {scale}: scales are in a configuration file; give one with --config.")
+    values = at_scale(read_config(config), scale, config) if config is not None else {}
     values["set"] = _merged(values.get("set"), options.get("set"))
     values |= {k: v for k, v in options.items() if v is not None and k != "set"}
     if values["set"] is None:
@@ -273,4 +332,5 @@ def _describe(error: ValidationError, config: str | Path | None, kind: type[Base
         where = f"--config {config}: " if config is not None else ""
         return f"{where}there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}"
     problem = first["msg"][0].lower() + first["msg"][1:]
-    return f"{option}: {problem}; got {first['input']!r}."
+    given = first["input"]
+    return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}."

@@ -89,7 +89,7 @@ class WithLogits:
 
     Attributes:
         model: the model as the trainer runs it.
-        outputs: of the first pass with gradients, with ``logits``.
+        outputs: of the first pass, with ``logits``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -97,8 +97,8 @@ class WithLogits:
         self.outputs: Any = None
 
     def __call__(self, *, fused_lm_head: bool = False, **inputs: Any) -> Any:
-        """Run the model with gradients through its own head; without, as the trainer asks, for its own figures."""
-        if not torch.is_grad_enabled():
+        """Run the model through its own head first; later, without gradients, as the trainer asks for its figures."""
+        if self.outputs is not None and not torch.is_grad_enabled():
             return self.model(fused_lm_head=fused_lm_head, **inputs)
         labels = inputs.pop("labels") if fused_lm_head else None
         outputs = self.model(**inputs)

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
+from steadytune.core.low_memory import Memory
 from steadytune.core.stack import Stack
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SteadyModuleMixin(_Base):
     Args:
         methods: methods, or groups of them such as ``smart()``.
         method_seed: seed of the weight noise and of all random perturbations.
+        memory: ``"low"`` for the same gradient with one graph at a time, as in `Stack`.
         args: everything else goes to the module.
 
     Raises:
@@ -46,10 +48,15 @@ class SteadyModuleMixin(_Base):
     model: Any
 
     def __init__(
-        self, *args: Any, methods: Iterable[MethodOrMethods] = (), method_seed: int = 0, **kwargs: Any
+        self,
+        *args: Any,
+        methods: Iterable[MethodOrMethods] = (),
+        method_seed: int = 0,
+        memory: Memory = "full",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.stack = Stack(methods, seed=method_seed)
+        self.stack = Stack(methods, seed=method_seed, memory=memory)
         self._saved_state: Mapping[str, Any] | None = None
         self._waiting: tuple[Any, ...] | None = None
 
@@ -103,13 +110,14 @@ class SteadyModuleMixin(_Base):
         step = self.stack.step_method
         if not self.automatic_optimization:
             raise HostError("Under manual optimization call stack.backward yourself, as in a plain PyTorch loop.")
+        if self.stack.runs_passes and self.trainer.world_size > 1:
+            name = "memory='low'" if step is None else step.name
+            raise HostError(
+                f"{name} runs the passes itself, which Lightning's processes would not exchange gradients in: train "
+                "on one device, or with Accelerate or the Trainer of Transformers."
+            )
         if step is None:
             return
-        if self.trainer.world_size > 1:
-            raise HostError(
-                f"{step.name} runs the passes itself, which Lightning's processes would not exchange gradients in: "
-                "train on one device, or with Accelerate or the Trainer of Transformers."
-            )
         if step.updates_within and str(self.trainer.precision).startswith("16"):
             raise HostError(f"{step.name} updates within a batch, past Lightning's loss scaler: use bf16 or 32 bits.")
         if step.whole_batch and self.trainer.accumulate_grad_batches > 1:
@@ -120,12 +128,10 @@ class SteadyModuleMixin(_Base):
 
         Where a method runs the passes itself it does so in `backward`, and Lightning sees a loss of 1 in its place.
         """
-        if self.stack.step_method is None:
+        if not self.stack.runs_passes:
             return self._own_step(*args, **kwargs)
         if not args or not isinstance(args[0], Mapping):
-            raise HostError(
-                f"{self.stack.step_method.name} needs batches that are the keyword arguments of the model."
-            )
+            raise HostError(f"{self.stack} needs batches that are the keyword arguments of the model.")
         self._waiting = (args, kwargs)
         return torch.ones((), device=self.device, requires_grad=True)
 
@@ -138,7 +144,11 @@ class SteadyModuleMixin(_Base):
             return found, *calls[0]
 
         with self.stack.clean_pass() as clean:
-            found, inputs, outputs = run()
+            if clean is not None and clean.known is not None:
+                inputs = {}
+                found, outputs = clean.known
+            else:
+                found, inputs, outputs = run()
         if args and isinstance(args[0], Mapping) and "labels" in args[0]:  # the module may keep them for its own loss
             inputs.setdefault("labels", args[0]["labels"])
         loss = found["loss"] if isinstance(found, Mapping) else found
@@ -205,6 +215,7 @@ class SteadyModuleMixin(_Base):
             if stepping is not inner or closure is None or isinstance(inner, torch.optim.LBFGS):
                 return None
             closure()
+            self.stack.before_step()
             return args, {name: value for name, value in kwargs.items() if name != "closure"}
 
         handle = register_optimizer_step_pre_hook(passes_first)

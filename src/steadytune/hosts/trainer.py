@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, has_length
 
 from steadytune.core.composition import MethodOrMethods
 from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.explain import Explanation
-from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod
+from steadytune.core.low_memory import Memory
 from steadytune.core.scaling import scales_by_items
 from steadytune.core.stack import Stack
-from steadytune.core.state import FILE_NAME
-from steadytune.core.wrappers import refusal, refusal_when_sharded
+from steadytune.core.state import FILE_NAME, require_sealed
+from steadytune.hosts.checkpoints import StackCallback, written_whole
 from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
+from steadytune.hosts.loss_in_parts import loss_in_parts
 from steadytune.hosts.loss_scaling import share_of_items
+from steadytune.hosts.refusals import refuse_trainer
 
 logger = logging.getLogger("steadytune")
 
@@ -31,21 +33,6 @@ if TYPE_CHECKING:
     _Base = Trainer
 else:
     _Base = object
-
-
-class _StackCallback(TrainerCallback):
-    """Tells the stack how long the training is, and saves its state at the end of each checkpoint."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 - Transformers' signature
-        self.stack.total_updates = state.max_steps
-
-    def on_save(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 - Transformers' signature
-        folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-        # On every process: under FSDP2 each holds a part.
-        self.stack.save(folder, write=args.should_save and folder.is_dir())
 
 
 class SteadyMixin(_Base):
@@ -57,6 +44,7 @@ class SteadyMixin(_Base):
 
     Args:
         methods: methods, or groups of them such as ``smart()``.
+        memory: ``"low"`` for the same gradient with one graph at a time, as in `Stack`.
         args: everything else goes to the Trainer.
 
     Raises:
@@ -64,8 +52,10 @@ class SteadyMixin(_Base):
         HostError: the model lacks what a method needs, or runs under ``nn.DataParallel``.
     """
 
-    def __init__(self, *args: Any, methods: Iterable[MethodOrMethods] = (), **kwargs: Any) -> None:
-        stack = Stack(methods)
+    def __init__(
+        self, *args: Any, methods: Iterable[MethodOrMethods] = (), memory: Memory = "full", **kwargs: Any
+    ) -> None:
+        stack = Stack(methods, memory=memory)
         super().__init__(*args, **kwargs)
         stack.seed = self.args.seed
         self.stack = stack
@@ -77,7 +67,7 @@ class SteadyMixin(_Base):
         self._averages_itself = False
         self._was_given_optimizer = self.optimizer is not None
         self._made_optimizer: torch.optim.Optimizer | None = None
-        self.add_callback(_StackCallback(stack))
+        self.add_callback(StackCallback(stack, self))
 
     def explain(self) -> Explanation:
         """Passes per step, memory, what each method touches, and how far the weights move; before or after `train`."""
@@ -88,76 +78,19 @@ class SteadyMixin(_Base):
 
         Raises:
             CheckpointError: the checkpoint to resume from has no state of these methods.
+            DivergedError: a gradient or a weight is not finite.
         """
-        if self.stack.methods and self.args.n_gpu > 1:
-            raise HostError(
-                f"nn.DataParallel over {self.args.n_gpu} GPUs is not supported: start with `torchrun` or "
-                "`accelerate launch`, or show one GPU only (CUDA_VISIBLE_DEVICES=0)."
-            )
-        if self.stack.methods:
-            self._refuse_engines()
-        self._refuse_arguments()
+        refuse_trainer(self, self.stack)
         self._resume_folder = self._folder_to_resume(resume_from_checkpoint)
         try:
             result = super().train(resume_from_checkpoint, *args, **kwargs)
             if self.stack.methods:
                 self.stack.finish()
+            else:
+                self.stack.require_finite()
             return result
         finally:
             self.stack.close()
-
-    def _refuse_engines(self) -> None:
-        """Say before the training which engine the methods cannot work in."""
-        if self.is_deepspeed_enabled:
-            raise refusal("DeepSpeedEngine")
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and getattr(plugin, "fsdp_version", 1) == 1:
-            raise refusal("FullyShardedDataParallel")
-        for method in self.stack.methods:
-            if plugin is not None and method.not_sharded:
-                raise refusal_when_sharded(method)
-
-    def _refuse_arguments(self) -> None:
-        """Say before the training what of the Trainer's arguments a method cannot work with."""
-        step, accumulation = self.stack.step_method, self.args.gradient_accumulation_steps
-        if step is not None and step.whole_batch and accumulation > 1:
-            raise HostError(
-                f"{step.name} needs the whole batch of an update at once, and gradient_accumulation_steps is "
-                f"{accumulation}: set it to 1 with a larger batch, or leave {step.name} out."
-            )
-        out = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.leaves_weights_out]
-        is_ddp = self.args.world_size > 1 and not self.is_fsdp_enabled
-        if out and is_ddp and self.args.ddp_find_unused_parameters is not True:
-            raise HostError(
-                f"{out[0]} leaves weights without a gradient, which breaks DDP silently: set "
-                "ddp_find_unused_parameters=True."
-            )
-        self._refuse_losses_without_logits()
-        noisy = [m.name for m in self.stack.methods if TASK_EMBEDDINGS in m.claims]
-        if noisy and self.args.neftune_noise_alpha is not None:
-            raise HostError(
-                f"neftune_noise_alpha={self.args.neftune_noise_alpha:g} and {noisy[0]} would both put noise on the "
-                f"word embeddings: set neftune_noise_alpha=None, or leave {noisy[0]} out."
-            )
-        final = [m.name for m in self.stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
-        if final and self.args.load_best_model_at_end:
-            raise HostError(
-                f"{final[0]} makes the final weights, and load_best_model_at_end would load others: "
-                f"set load_best_model_at_end=False, or leave {final[0]} out."
-            )
-
-    def _refuse_losses_without_logits(self) -> None:
-        if not self.stack.loss_methods or self._has_fused_head:
-            return
-        name = self.stack.loss_methods[0].name
-        fuses = (self.args.liger_kernel_config or {}).get("fused_linear_cross_entropy", True)
-        if self.args.use_liger_kernel and fuses:
-            raise HostError(
-                f"{name} compares logits, and Liger's fused loss makes none: set "
-                "liger_kernel_config={'fused_linear_cross_entropy': False}, or use_liger_kernel=False."
-            )
-        if getattr(self.args, "loss_type", None) == "chunked_nll":
-            raise HostError(f"{name} compares logits, and loss_type='chunked_nll' makes none: set loss_type='nll'.")
 
     def _folder_to_resume(self, resume: str | bool | None) -> str | None:
         if not resume:
@@ -168,6 +101,8 @@ class SteadyMixin(_Base):
                 f"{folder} holds no {FILE_NAME}: it was written without steadytune or not to its end. "
                 "Resume from an earlier checkpoint, or start a new run."
             )
+        if self._has_state(folder):
+            require_sealed(Path(str(folder)))
         return folder
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -217,8 +152,8 @@ class SteadyMixin(_Base):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None, *args: Any
     ) -> Tensor:
-        """The Trainer's step; a method that runs the backward passes itself calls it as often as it needs."""
-        if self.stack.step_method is None:
+        """The Trainer's step; with a method that runs the backward passes itself as many of them as it needs."""
+        if not self.stack.runs_passes:
             return super().training_step(model, inputs, num_items_in_batch, *args)
         parent: Any = super()
         model.train()
@@ -233,10 +168,10 @@ class SteadyMixin(_Base):
                 return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)
 
         def run() -> Tensor:
-            with once():
+            with once(), loss_in_parts(self, self.stack):
                 return parent.training_step(model, dict(inputs), num_items_in_batch, *args)
 
-        return self.stack.run_step(inputs, loss=loss, run=run, update=self._update_in_between)
+        return self.stack.run_step(inputs, loss=loss, run=run, update=self._update_in_between, model=model)
 
     def _update_in_between(self) -> None:
         """An update in the middle of a step, clipped as the Trainer clips."""
@@ -245,6 +180,12 @@ class SteadyMixin(_Base):
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the Trainer's, so that a checkpoint that looks whole is whole; see `StackCallback.on_save`."""
+        # A search over hyper-parameters lies in folders of its own, from whose checkpoints nothing is resumed.
+        with nullcontext() if trial is not None else written_whole(self, self.stack):
+            super()._save_checkpoint(model, trial)
 
     @staticmethod
     def _has_state(folder: str | None) -> bool:
@@ -270,7 +211,10 @@ class SteadyMixin(_Base):
         with self.stack.clean_pass() as clean:
             # A fused head warns when it is asked for outputs, and runs the model once more for them.
             needs_outputs = return_outputs or (clean is not None and not self._has_fused_head)
-            loss, outputs = self._task(model, inputs, items, kwargs, needs_outputs, needs_logits=clean is not None)
+            if clean is not None and clean.known is not None:
+                loss, outputs = clean.known
+            else:
+                loss, outputs = self._task(model, inputs, items, kwargs, needs_outputs, needs_logits=clean is not None)
         if clean is not None:
             # What the loss has put in, such as use_cache=False, is for the model, too; labels it may have taken out.
             batch = dict(inputs) | {name: value for name, value in given.items() if name == "labels"}

@@ -10,6 +10,7 @@ import torch
 
 from steadytune.core.errors import HostError, MethodError
 from steadytune.core.method import Cost, LossMethod, hyperparameter
+from steadytune.core.part import thinned
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Teacher
 from steadytune.core.step import Masks, Step
@@ -21,7 +22,8 @@ class Bregman(LossMethod):
 
     ``l_s(f(x; theta), f(x; teacher))`` per example (equation 3). With momentum the teacher is an exponential moving
     average of the weights, starting at the weights the training starts from (algorithm 1, line 14); without, it is
-    the iterate at the start of the ``inner_steps`` updates (the vanilla form, line 3).
+    the iterate at the start of the ``inner_steps`` updates (the vanilla form, line 3). With ``every`` the term is
+    there in a random part of the updates, weighed so that its expectation is the whole term; the teacher follows all.
 
     The teacher uses the student's dropout masks by default, so that the term is exactly zero while the two have equal
     weights, as in the paper's algebra. One inner step is one optimizer update, on a batch of its own (line 5).
@@ -37,7 +39,10 @@ class Bregman(LossMethod):
     name: ClassVar[str] = "bregman"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 3"
     felt: ClassVar[Mapping[str, Any]] = {"weight": 5.0}
-    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"momentum": False, "inner_steps": 2}, {"masks": "fresh"})
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"momentum": False, "inner_steps": 2},
+        {"masks": "fresh", "every": 2},
+    )
 
     weight: float = hyperparameter(1.0, "mu, factor in the loss", low=0, high=1000)
     beta: float = hyperparameter(0.999, "decay of the average", low=0, high=0.999999)
@@ -46,6 +51,9 @@ class Bregman(LossMethod):
     momentum: bool = hyperparameter(True, "false: compare with the last iterate", choices=(True, False))
     inner_steps: int = hyperparameter(1, "S, updates per step of the teacher", low=1, high=100_000, integer=True)
     masks: Masks = hyperparameter("same", "dropout masks of the teacher's pass", choices=("same", "fresh"))
+    every: int = hyperparameter(
+        1, "compares in one update of so many, drawn at random, for so many", low=1, high=1000, integer=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,12 +79,15 @@ class Bregman(LossMethod):
 
     def term(self, step: Step) -> PerItem:
         """Divergence between the student's and the teacher's output."""
+        return thinned(step, self._whole_term, one_in=1, every=self.every)
+
+    def _whole_term(self, step: Step) -> PerItem:
         (teacher,) = self.teachers()
         return step.per_item(step.divergence(step.logits(), step.teacher_logits(teacher, masks=self.masks)))
 
     def cost(self) -> Cost:
         """One pass of the teacher, without a graph, and a copy of the trainable weights."""
-        return Cost(forwards_without_graph=1, weight_copies=1)
+        return Cost(forwards_without_graph=1, weight_copies=1).thinned(one_in=1, every=self.every)
 
     def effect(self) -> str:
         """One line: what the method touches."""

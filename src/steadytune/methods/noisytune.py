@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from math import isfinite
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from steadytune.core.errors import MethodError
 from steadytune.core.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
 from steadytune.core.pretrained import is_multilingual, pretrained_parameters
-from steadytune.core.randomness import derive_seed
 from steadytune.core.tap import word_embedding
+from steadytune.methods.weight_noise import (
+    Noise,
+    Spread,
+    UnitNoise,
+    change_of,
+    move,
+    parts,
+    spread_of,
+    sum_of_squares,
+)
 
-Noise = Literal["uniform", "gaussian"]
 Scope = Literal["matrix", "global"]
 
 
@@ -82,10 +91,9 @@ def unit_noise(name: str, shape: torch.Size, seed: int, noise: Noise = "uniform"
     >>> torch.equal(unit_noise("w", torch.Size([2, 2]), 0), unit_noise("w", torch.Size([2, 2]), 0))
     True
     """
-    generator = torch.Generator().manual_seed(derive_seed("noisytune", seed, name))
-    if noise == "gaussian":
-        return torch.randn(shape, generator=generator, dtype=torch.float32) / 12**0.5
-    return torch.rand(shape, generator=generator, dtype=torch.float32) - 0.5
+    noises = UnitNoise(name, seed, noise)
+    drawn = [noises.draw(part).clone() for part in parts(shape.numel())]
+    return torch.cat(drawn).view(shape) if drawn else torch.zeros(shape)
 
 
 @dataclass(frozen=True)
@@ -163,49 +171,68 @@ class NoisyTune(WeightMethod):
 
     def _movements(self, model: nn.Module, seed: int, *, apply: bool) -> Iterator[TensorMovement]:
         parameters = dict(model.named_parameters())
-        scales = {name: _standard_deviation(p) for name, p in parameters.items()}
-        reasons = self._reasons_to_stay(model, parameters, scales)
+        spreads = {name: _spread(p) for name, p in parameters.items()}
+        scales = {name: spreads[name].standard_deviation(p.dtype) for name, p in parameters.items()}
+        why = self.reasons_to_stay(model)
+        reasons = {name: why(name, p, scales[name]) for name, p in parameters.items()}
         if parameters and all(reasons.values()):
-            raise MethodError(_nothing_moves(model, set(reasons.values())))
+            raise MethodError(nothing_moves(model, set(reasons.values())))
         if self.scope == "global":
-            scales |= dict.fromkeys((n for n in parameters if not reasons[n]), _pooled(parameters, reasons))
-        padding = _padding_row(model)
+            moving = [name for name in parameters if not reasons[name]]
+            scales |= dict.fromkeys(moving, pooled(spreads[name] for name in moving))
+        still = padding_row(model)
         for name, p in parameters.items():
-            change = torch.zeros(())
+            moved_by = 0.0
             if not reasons[name]:
-                unit = unit_noise(name, p.shape, seed if self.seed is None else self.seed, self.noise)
-                if padding is not None and p is padding[0]:
-                    unit[padding[1]] = 0
-                # Computed on the CPU in a fixed order, so that no device or thread count changes a bit.
-                wide = torch.promote_types(p.dtype, torch.float32)
-                change = unit.to(wide) * torch.tensor(self.intensity * scales[name], dtype=wide)
-                if apply and self.intensity > 0:  # adding 0 would turn -0.0 into 0.0
-                    p.copy_((p.detach().cpu().to(wide) + change).to(p.dtype))
-            moved_by = float(change.double().square().mean().sqrt())
+                noises = self.unit_noise(name, seed, still[1] if still is not None and p is still[0] else None)
+                moved_by = self._move(p, noises, scales[name], apply=apply)
             yield TensorMovement(name, p.numel(), scales[name], moved_by, reasons[name])
 
-    def _reasons_to_stay(
-        self, model: nn.Module, parameters: Mapping[str, nn.Parameter], scales: Mapping[str, float]
-    ) -> dict[str, str]:
+    def unit_noise(self, name: str, seed: int, still: range | None) -> UnitNoise:
+        """The random matrix of a parameter.
+
+        Args:
+            name: the parameter's name.
+            seed: used unless the method has a seed of its own.
+            still: places that get none.
+        """
+        return UnitNoise(name, seed if self.seed is None else self.seed, self.noise, still)
+
+    def _move(self, p: nn.Parameter, noises: UnitNoise, scale: float, *, apply: bool) -> float:
+        """Add the noise where ``apply`` says so, and return the root mean square of the change."""
+        # Computed on the CPU in a fixed order, so that no device or thread count changes a bit.
+        flat = p.detach().cpu().reshape(-1)
+        squares = 0.0
+        for part in parts(p.numel()):
+            change = change_of(noises.draw(part), self.intensity * scale, p.dtype)
+            squares += sum_of_squares(change)
+            if apply and self.intensity > 0:  # adding 0 would turn -0.0 into 0.0
+                move(flat[part], change)
+        if apply and flat.data_ptr() != p.data_ptr():
+            p.copy_(flat.view(p.shape))
+        return (squares / p.numel()) ** 0.5
+
+    def reasons_to_stay(self, model: nn.Module) -> Callable[[str, nn.Parameter, float], str]:
+        """What tells why a parameter stays, given its name, itself and its standard deviation; "" where it moves."""
         pretrained = pretrained_parameters(model)
         head = self.head and not hasattr(model, "peft_config")  # what PEFT adds is an adapter, not a head
         words: set[int] = set()
         if self.word_embeddings == "keep" or (self.word_embeddings == "auto" and is_multilingual(model)):
             words = {id(p) for p in word_embedding(model).parameters()}
 
-        def reason(name: str, p: nn.Parameter) -> str:
+        def reason(name: str, p: nn.Parameter, scale: float) -> str:
             checks = {
                 "frozen": not p.requires_grad,
                 "new head": name not in pretrained and not head,
                 "word embeddings": id(p) in words,
                 "skipped by name": any(fnmatch.fnmatchcase(name, pattern) for pattern in self.skip),
                 "a single entry": p.numel() < 2,
-                "std not finite": not np.isfinite(scales[name]),
-                "constant": scales[name] == 0 and self.scope == "matrix",
+                "std not finite": not isfinite(scale),
+                "constant": scale == 0 and self.scope == "matrix",
             }
             return next((text for text, stays in checks.items() if stays), "")
 
-        return {name: reason(name, p) for name, p in parameters.items()}
+        return reason
 
 
 def perturb_weights(model: nn.Module, intensity: float = 0.15, *, seed: int = 0, **settings: Any) -> WeightNoiseReport:
@@ -224,30 +251,29 @@ def perturb_weights(model: nn.Module, intensity: float = 0.15, *, seed: int = 0,
     return NoisyTune(intensity=intensity, **settings).transform(model, seed)
 
 
-def _standard_deviation(p: Tensor) -> float:
-    if p.numel() < 2 or not p.is_floating_point():
-        return float("nan")
-    # NumPy sums in one order whatever the number of threads; rounding to the type hides the last bits of float64.
-    array = p.detach().cpu().to(torch.promote_types(p.dtype, torch.float32)).numpy()
-    with np.errstate(invalid="ignore", over="ignore"):
-        return float(array.dtype.type(np.std(array, dtype=np.float64, ddof=1)))
+def _spread(p: Tensor) -> Spread:
+    if not p.is_floating_point():
+        return Spread()
+    flat = p.detach().cpu().reshape(-1)
+    return spread_of(flat[part] for part in parts(p.numel()))
 
 
-def _pooled(parameters: Mapping[str, nn.Parameter], reasons: Mapping[str, str]) -> float:
-    arrays = [p.detach().cpu().double().numpy() for n, p in parameters.items() if not reasons[n]]
-    size = sum(a.size for a in arrays)
-    mean = sum(float(a.sum()) for a in arrays) / size
-    return float((sum(float(np.square(a - mean).sum()) for a in arrays) / (size - 1)) ** 0.5)
+def pooled(spreads: Iterable[Spread]) -> float:
+    """The standard deviation of several tensors together, for ``scope="global"``."""
+    return reduce(Spread.__add__, spreads, Spread()).standard_deviation(torch.float64)
 
 
-def _padding_row(model: nn.Module) -> tuple[Tensor, int] | None:
+def padding_row(model: nn.Module) -> tuple[Tensor, range] | None:
+    """The embedding that has a row for the padding token, and the places of that row; ``None`` without one."""
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.weight, module.padding_idx
+            start = module.padding_idx * module.embedding_dim
+            return module.weight, range(start, start + module.embedding_dim)
     return None
 
 
-def _nothing_moves(model: nn.Module, reasons: set[str]) -> str:
+def nothing_moves(model: nn.Module, reasons: set[str]) -> str:
+    """The message for a model of which every parameter stays."""
     if hasattr(model, "peft_config"):
         return (
             "noisytune would have no effect: under PEFT the pretrained weights are frozen. Call "

@@ -13,6 +13,7 @@ from steadytune.core.ascent import Projection, ascend
 from steadytune.core.cost import Cost, searched_term
 from steadytune.core.errors import MethodError
 from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
+from steadytune.core.part import thinned
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
@@ -34,7 +35,7 @@ def worst_divergence(
     Args:
         step: the micro-batch.
         start: where the ascent begins, ``(batch, length, width)``.
-        steps: number of ascent steps K.
+        steps: number of ascent steps K; with 0 the start itself, projected.
         step_size: eta.
         radius: epsilon.
         masks: dropout masks of the perturbed passes.
@@ -68,12 +69,18 @@ class Smoothness(LossMethod):
     and algorithm 1, lines 6 to 10) from a Gaussian start. ``l_s`` is the symmetric KL divergence for classification
     and the squared difference for regression. Its gradient reaches the weights through both outputs.
 
+    ``one_in`` and ``every`` make it cheaper without bias: the term of a random part of the examples or updates,
+    weighed so that its expectation is the whole term.
+
     Example:
         >>> Smoothness(weight=3.0, radius=1e-4).changed_settings()
         {'weight': 3.0, 'radius': 0.0001}
+        >>> Smoothness().cost().units, Smoothness(one_in=5).cost().units
+        (5, 1.0)
 
     Raises:
-        MethodError: a setting is out of range, or the start lies outside the ball.
+        MethodError: a setting is out of range, the start lies outside the ball, or masks are to be replayed on a part
+            of a batch.
     """
 
     name: ClassVar[str] = "smoothness"
@@ -83,20 +90,35 @@ class Smoothness(LossMethod):
     variants: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"masks": "same", "ascent_steps": 2},
         {"projection": "token", "radius": 0.1},
+        {"ascent_steps": 0, "one_in": 2, "every": 2, "weight": 4.0},
     )
 
     weight: float = hyperparameter(1.0, "lambda_s, factor in the loss (paper: 1, 3 or 5)", low=0, high=1000)
     radius: float = hyperparameter(1e-5, "epsilon, largest entry of the perturbation", low=0, high=10, low_open=True)
     noise_std: float = hyperparameter(1e-5, "sigma, std of the Gaussian start", low=0, high=10, low_open=True)
     step_size: float = hyperparameter(1e-3, "eta, length of an ascent step", low=0, high=100, low_open=True)
-    ascent_steps: int = hyperparameter(1, "K, number of ascent steps", low=1, high=100, integer=True)
+    ascent_steps: int = hyperparameter(
+        1, "K, number of ascent steps; 0: the random start, as in R3F", low=0, high=100, integer=True
+    )
     masks: Masks = hyperparameter("fresh", "dropout masks of the perturbed passes", choices=("fresh", "same"))
     projection: Projection = hyperparameter(
         "linf", "linf: the paper's ball; token: each token rescaled to the radius", choices=("linf", "token")
     )
 
+    one_in: int = hyperparameter(
+        1, "regularizes one example in so many, drawn at random, for so many", low=1, high=1000, integer=True
+    )
+    every: int = hyperparameter(
+        1, "regularizes in one update of so many, drawn at random, for so many", low=1, high=1000, integer=True
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.one_in > 1 and self.masks == "same":
+            raise MethodError(
+                "smoothness.masks='same' repeats the dropout of a whole batch, and one_in takes a part of it: set "
+                "masks='fresh', or every=... in place of one_in."
+            )
         if self.projection == "linf" and self.noise_std > self.radius:
             raise MethodError(
                 f"smoothness.noise_std ({self.noise_std:g}) must be at most smoothness.radius ({self.radius:g}): "
@@ -105,6 +127,9 @@ class Smoothness(LossMethod):
 
     def term(self, step: Step) -> PerItem:
         """Divergence between the clean output and the output at the worst perturbation found."""
+        return thinned(step, self._whole_term, one_in=self.one_in, every=self.every)
+
+    def _whole_term(self, step: Step) -> PerItem:
         return worst_divergence(
             step,
             step.normal_noise(self.noise_std),
@@ -116,8 +141,8 @@ class Smoothness(LossMethod):
         )
 
     def cost(self) -> Cost:
-        """K passes up, each back to the embeddings alone, and one more pass with its backward."""
-        return searched_term(self.ascent_steps)
+        """K passes up, each back to the embeddings alone, and one more pass with its backward; of a part, a part."""
+        return searched_term(self.ascent_steps).thinned(self.one_in, self.every)
 
     def effect(self) -> str:
         """One line: what the method touches."""

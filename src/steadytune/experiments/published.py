@@ -1,0 +1,163 @@
+"""The numbers of a paper's table, kept beside the configuration that repeats it, and our own in the same columns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steadytune.experiments.records import Cell, Comparison, RunRecord
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Column(BaseModel):
+    """A column of a table, and where its numbers are found in a comparison.
+
+    Attributes:
+        name: as the paper prints it.
+        task: name of the task here; ``None`` for a mean over the columns before it, or for what is not repeated here.
+        train_size: of the comparison's sizes; any if there is one only.
+        split: the first test split by default, or validation.
+        metric: the task's main metric by default.
+        figure: instead of a score, what `steadytune evaluate` measured, e.g. ``"movement L1"``.
+        languages: the mean over all scored splits of a task in several languages.
+        unit: our numbers are multiplied by it to be in the paper's.
+        mean: whether it is the mean over the columns before it.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    task: str | None = None
+    train_size: str | None = None
+    split: str | None = None
+    metric: str | None = None
+    figure: str | None = None
+    languages: bool = False
+    unit: float = 100.0
+    mean: bool = False
+
+
+class Row(BaseModel):
+    """A row of a table: a model, a method, and a number or none for each column, in the paper's unit."""
+
+    model_config = _STRICT
+
+    model: str
+    method: str
+    values: list[float | None]
+
+
+class Published(BaseModel):
+    """A table of a paper.
+
+    Example:
+        >>> table = {"title": "Table 2", "source": "Wu et al.", "columns": [{"name": "RTE", "task": "rte"}],
+        ...          "rows": [{"model": "BERT", "method": "none", "values": [67.7]}]}
+        >>> Published(**table).rows[0].values
+        [67.7]
+
+    Attributes:
+        title: which table or figure.
+        source: the paper, with its address.
+        note: how the numbers came about: which split, how many runs, what is not said.
+        columns: see `Column`.
+        rows: see `Row`.
+    """
+
+    model_config = _STRICT
+
+    title: str
+    source: str
+    note: str = ""
+    columns: list[Column] = Field(min_length=1)
+    rows: list[Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_equal_length(self) -> Published:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row.values) != len(self.columns):
+                raise ValueError(f"row {number} has {len(row.values)} values for {len(self.columns)} columns")
+        return self
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table as it is shown.
+
+    Attributes:
+        ours: whether it was measured here.
+        model: name of the model.
+        method: the candidate.
+        values: mean and standard deviation over the seeds, in the paper's unit; published numbers have no deviation.
+    """
+
+    ours: bool
+    model: str
+    method: str
+    values: tuple[tuple[float, float | None] | None, ...]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published table with the comparison's own rows under it."""
+
+    table: Published
+    lines: tuple[Line, ...]
+
+
+def beside_published(comparison: Comparison) -> Beside | None:
+    """Lay a comparison beside the table that its configuration carries; ``None`` where it carries none."""
+    content = comparison.settings.get("published")
+    if not isinstance(content, Mapping):
+        return None
+    try:
+        table = Published(**content)
+    except (ValidationError, TypeError):  # written by another version: the comparison itself is still shown
+        return None
+    lines = [
+        Line(False, row.model, row.method, tuple(None if v is None else (v, None) for v in row.values))
+        for row in table.rows
+    ]
+    candidates = dict.fromkeys(name for cell in comparison.cells for name in cell.candidates)
+    model = str(comparison.settings.get("model", ""))
+    lines += [Line(True, model, name, _values(table, comparison, name)) for name in candidates]
+    return Beside(table, tuple(lines))
+
+
+def _values(table: Published, comparison: Comparison, candidate: str) -> tuple[tuple[float, float | None] | None, ...]:
+    found: list[tuple[float, float | None] | None] = []
+    for column in table.columns:
+        known = [value[0] for value in found if value is not None]
+        if column.mean:
+            # A mean over other columns than the paper's would be another quantity.
+            complete = known and len(known) == len(found)
+            found.append((statistics.mean(known), None) if complete else None)
+        else:
+            cell = next((c for c in comparison.cells if _belongs(c, column)), None)
+            found.append(_score(cell, column, candidate) if cell is not None else None)
+    return tuple(found)
+
+
+def _belongs(cell: Cell, column: Column) -> bool:
+    return cell.task == column.task and column.train_size in (None, cell.train_size)
+
+
+def _score(cell: Cell, column: Column, candidate: str) -> tuple[float, float | None] | None:
+    first = column.split or (cell.test_splits[0] if cell.test_splits else "validation")
+    splits = cell.test_splits if column.languages else (first,)
+    known = [column.unit * s for run in cell.of(candidate) if (s := _of_run(run, column, splits, cell)) is not None]
+    if not known:
+        return None
+    return statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def _of_run(run: RunRecord, column: Column, splits: tuple[str, ...], cell: Cell) -> float | None:
+    if column.figure is not None:
+        return run.metrics.get("figures", {}).get(column.figure)
+    scores = [run.score(split, column.metric or cell.metric) for split in splits]
+    known = [score for score in scores if score is not None]
+    return statistics.mean(known) if known and len(known) == len(scores) else None

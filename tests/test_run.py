@@ -34,7 +34,7 @@ from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.progress import InterruptCallback, Silent
 from steadytune.experiments.run import Interrupted, RunResult, train, training_arguments
-from steadytune.experiments.settings import TRAINING, TrainSettings, resolve_settings
+from steadytune.experiments.settings import OUTPUT, TRAINING, TrainSettings, resolve_settings
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 
@@ -295,7 +295,7 @@ def test_every_training_setting_reaches_the_trainer(settings, tmp_path) -> None:
         "save_total_limit": 4,
     }
     panels = {n: f.json_schema_extra["panel"] for n, f in TrainSettings.model_fields.items()}  # pyright: ignore
-    training = {name for name, panel in panels.items() if panel == TRAINING}
+    training = {name for name, panel in panels.items() if panel in (TRAINING, OUTPUT)}
     # fp16 needs a GPU, and the output folder is the run's.
     assert training - set(changed) == {"fp16", "output_dir"}
     arguments = training_arguments(settings(**changed), RunFolder(tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -74,17 +75,13 @@ def attempt(
 
 
 def _own_group(child: int) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has done so itself, or is gone
         os.setpgid(child, child)
-    except OSError:  # it has done so itself, or is gone
-        pass
 
 
 def _end_group(child: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _awaited(child: int, fate: Fate, after: float | None, began: float) -> int | None:
@@ -117,7 +114,8 @@ def _be_the_command(
         for number, path in enumerate(texts, start=1):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, number)
-        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+        sys.argv = ["steadytune", *arguments]
         os.chdir(place)
         _use_own_temporary_folder(place)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -191,10 +189,8 @@ class _Worker:
 
     def kill(self) -> None:
         if self.returncode is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def _be_a_worker(
@@ -207,7 +203,7 @@ def _be_a_worker(
         os.dup2(errors, 2)
         os.dup2(to_read, 0)
         os.dup2(to_tell, 1)
-        sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))
+        sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))  # noqa: SIM115
         os.environ.update(environment)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from steadytune.experiments import worker

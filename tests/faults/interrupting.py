@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -93,7 +92,6 @@ def left_as_found(network: nn.Module) -> Iterator[None]:
     surface, hooks, functions = _surface(network), _global_hooks(), patched()
     objects = {name: id(p) for name, p in network.named_parameters()}
     yield
-    gc.collect()
     after = _surface(network)
     for what, value in surface.items():
         assert after[what] == value, f"{what} changed"

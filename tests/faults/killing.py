@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,8 @@ def drawn_fate(chance: random.Random, operations: int, seconds: float) -> tuple[
     return Fate(kind, 0, fate.tears, fate.seed), chance.uniform(0.02, seconds)
 
 
-def story(
-    expected: Undisturbed, place: Path, fates: list[tuple[Fate, float | None]], told: Callable[[str], None] = print
-) -> Story:
+def story(expected: Undisturbed, place: Path, fates: list[tuple[Fate, float | None]]) -> Story:
     """Let one fate after the other befall a command, then let it end, and look at what it ended with."""
-    del told
     happened = Story()
     journal, root = place / ".journal", place / OUTPUT
     finished = False
@@ -106,6 +103,8 @@ def _fault(made: Attempt, fate: Fate) -> str | None:
         return f"hangs after {fate}: {made.out[-300:]} {made.error[-300:]}"
     if "Traceback" in made.error or "internal error" in made.error:
         return f"no clear line at {fate}, status {made.status}: {made.error[-1500:]}"
+    if "Passed over" in made.out:
+        return f"a checkpoint that looked whole was damaged: {made.out[-500:]}"
     if made.status != 0 and (fate is NEVER or made.status not in ENDED):
         return f"status {made.status} at {fate}: {lines[-1] if lines else made.out[-300:]}"
     if made.status == 130 and (len(lines) != 1 or not lines[0].startswith("steadytune: ")):

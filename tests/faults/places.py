@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ def load_everything() -> None:
     import steadytune.experiments.report
     import steadytune.experiments.run
     import steadytune.experiments.worker  # noqa: F401
-
     from steadytune.methods.registry import all_methods
 
     all_methods()
@@ -153,8 +151,8 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
         more = [f"{where}/{name}: should not be there" for name in sorted(found.keys() - expected.keys())]
         shared = [d for k in found if k in expected for d in differences(found[k], expected[k], f"{where}/{k}")]
         return missing + more + shared
-    if isinstance(found, Sequence) and isinstance(expected, Sequence) and not isinstance(found, str | bytes):
-        if len(found) == len(expected):
-            pairs = enumerate(zip(found, expected, strict=True))
-            return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        counts = [f"{where}: {len(found)} items instead of {len(expected)}"] if len(found) != len(expected) else []
+        pairs = enumerate(zip(found, expected, strict=False))
+        return counts + [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
     return [] if found == expected else [f"{where}: {str(found)[:80]} instead of {str(expected)[:80]}"]

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
+from steadytune.cli import suggestions
 from steadytune.core.errors import did_you_mean
-from steadytune.experiments.grid import CompareSettings
-from steadytune.experiments.hybrid_settings import HybridSettings
-from steadytune.experiments.multi_task_settings import MultiTaskSettings
-from steadytune.experiments.settings import TrainSettings
 
-RUN_PANEL = "Run"
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from steadytune.experiments.settings import TrainSettings
+
+#: The group of what is said about the run itself.
+RUN_PANEL = "Output"
 
 #: Options that may be given again, and what they look like.
 REPEATED = {"set": "METHOD.SETTING=VALUE", "vary": "METHOD.SETTING=VALUE,VALUE", "search": "trials=N"}
+
+
+#: What stands for the value of an option where its type says too little.
+METAVARS = {
+    **dict.fromkeys(("train_file", "validation_file", "test_file"), "FILE"),
+    **dict.fromkeys(("text_column", "text_pair_column", "label_column"), "COLUMN"),
+    **dict.fromkeys(("data_dir", "output_dir"), "DIR"),
+    "methods": "NAME,NAME",
+    "train_size": "N|%",
+    "learning_rates": "X,X",
+}
 
 
 @dataclass(frozen=True)
@@ -35,25 +50,24 @@ class TrainOptions:
 
 Verb = Callable[[TrainOptions], None]
 
-
-def with_train_options(verb: Verb) -> Callable[..., None]:
-    """Give a verb one option per setting of a run, plus ``--config`` and ``--quiet``."""
-    return _with_options(verb, TrainSettings)
-
-
-def with_compare_options(verb: Verb) -> Callable[..., None]:
-    """Give a verb one option per setting of a comparison, plus ``--config`` and ``--quiet``."""
-    return _with_options(verb, CompareSettings)
+#: The settings that the options of a verb are made of, imported for the verb that is called.
+KINDS = {
+    "train": "steadytune.experiments.settings:TrainSettings",
+    "compare": "steadytune.experiments.grid:CompareSettings",
+    "multitask": "steadytune.experiments.multi_task_settings:MultiTaskSettings",
+    "hybrid": "steadytune.experiments.hybrid_settings:HybridSettings",
+}
 
 
-def with_multi_task_options(verb: Verb) -> Callable[..., None]:
-    """Give a verb one option per setting of multi-task training, plus ``--config`` and ``--quiet``."""
-    return _with_options(verb, MultiTaskSettings)
+def with_settings(verb: Verb, name: str) -> Callable[..., None]:
+    """Give a verb one option per setting, plus ``--config`` and ``--quiet``.
 
-
-def with_hybrid_options(verb: Verb) -> Callable[..., None]:
-    """Give a verb one option per setting of the hybrid network, plus ``--config`` and ``--quiet``."""
-    return _with_options(verb, HybridSettings)
+    Args:
+        verb: gets what was given.
+        name: of the settings, a key of `KINDS`.
+    """
+    module, kind = KINDS[name].split(":")
+    return _with_options(verb, getattr(importlib.import_module(module), kind))
 
 
 def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
@@ -70,7 +84,9 @@ def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
             default=None,
             annotation=Annotated[
                 Path | None,
-                typer.Option(help="YAML file of settings; options given here win.", rich_help_panel=RUN_PANEL),
+                typer.Option(
+                    metavar="FILE", help="YAML file of settings; options given here win.", rich_help_panel=RUN_PANEL
+                ),
             ],
         ),
         inspect.Parameter(
@@ -89,7 +105,8 @@ def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
             annotation=Annotated[
-                bool, typer.Option("--quiet", help="Show nothing but errors.", rich_help_panel=RUN_PANEL)
+                bool,
+                typer.Option("--quiet", "-q", metavar="", help="Show nothing but errors.", rich_help_panel=RUN_PANEL),
             ],
         ),
     ]
@@ -103,7 +120,7 @@ def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Para
     field = kind_of_settings.model_fields[name]
     extra = field.json_schema_extra
     panel = str(extra["panel"]) if isinstance(extra, dict) else RUN_PANEL
-    help_text = field.description or ""
+    help_text = _description(field)
     if field.default not in (None, False, [], {}) and not isinstance(field.default, list):
         help_text += (
             f" Default {field.default:g}." if isinstance(field.default, float) else f" Default {field.default}."
@@ -112,13 +129,50 @@ def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Para
     option = "--" + name.replace("_", "-")
     if isinstance(field.default, list) and field.default:
         help_text += f" Default {','.join(f'{v:g}' if isinstance(v, float) else v for v in field.default)}."
-    metavar = {int: "N", float: "X", str: "TEXT"}.get(kind)
+    metavar = METAVARS.get(name) or {int: "N", float: "X", str: "TEXT", bool: ""}[kind]
     if name in REPEATED:
         kind, metavar = list[str], REPEATED[name]
-    info = typer.Option(option, help=help_text, rich_help_panel=panel, show_default=False, metavar=metavar)
+    if kind is bool and field.default is True:  # a flag could not switch it off
+        kind, metavar = str, "true|false"
+    info = typer.Option(
+        option,
+        help=help_text,
+        rich_help_panel=panel,
+        show_default=False,
+        metavar=metavar,
+        autocompletion=_completion(name, field.annotation),
+    )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
+
+
+def _description(field: FieldInfo) -> str:
+    """The help of a setting; of one with a few values it names them all."""
+    said, choices = field.description or "", _choices(field.annotation)
+    if any(choice not in said for choice in choices):
+        said += f" One of {', '.join(choices)}."
+    return said
+
+
+def _completion(name: str, annotation: Any) -> Callable[[str], list[str]] | None:
+    """What completes the values of a setting; nothing for files, which shells complete themselves."""
+    named = {
+        "methods": suggestions.methods,
+        "task": suggestions.tasks,
+        "tasks": suggestions.tasks,
+        "set": suggestions.assignments,
+        "vary": suggestions.assignments,
+    }
+    choices = _choices(annotation)
+    return named.get(name) or (suggestions.one_of(choices) if choices else None)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The values of a ``Literal``, also of one that may be ``None``."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := _choices(part))), ())
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -189,11 +189,18 @@ class RunFolder:
             self.model.rename(removed)
             shutil.rmtree(removed, ignore_errors=True)
 
-    def shorten_log(self, last_step: int) -> None:
-        """Drop log lines after ``last_step``, which a resumed run writes again."""
-        if self.log.is_file():
-            kept = [json.dumps(line) for line in self.read_log() if line["step"] <= last_step]
-            write_atomically(self.log, "".join(line + "\n" for line in kept))
+    def restore_log(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """Make the log what it was when a checkpoint was written: a resumed run writes the rest again.
+
+        Args:
+            history: the logs that the checkpoint holds; of a line that a power cut took, it is all that is left.
+        """
+        written = {_kind(line): line for line in self.read_log()}
+        kept = [
+            written.get(_kind(entry), _with_step_first(entry)) for entry in history if "train_runtime" not in entry
+        ]
+        if kept or self.log.is_file():
+            write_atomically(self.log, "".join(json.dumps(line) + "\n" for line in kept))
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log, without one that was cut off while it was written."""
@@ -216,6 +223,20 @@ class RunFolder:
         """Add one line to the log."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _kind(line: Mapping[str, Any]) -> tuple[int, str | None]:
+    """What tells a line of the log from all others: its update, and what it evaluates."""
+    return line["step"], next((name for name in line if name.startswith("eval_")), None)
+
+
+def is_evaluation(line: Mapping[str, Any]) -> bool:
+    """Whether a line of a log tells of an evaluation, not of training."""
+    return any(name.startswith("eval_") for name in line)
+
+
+def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"step": entry["step"], **entry}
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class ReportCallback(TrainerCallback):
         self._began = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.folder.shorten_log(state.global_step)
+        self.folder.restore_log(state.log_history)
         self.meter.earlier_seconds = self.folder.logged_seconds()
         self.reporter.start(state.max_steps, state.global_step)
         self._began = time.monotonic()

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerState, set_seed
 
 from steadytune.core.errors import DivergedError
-from steadytune.experiments.folder import RunFolder
+from steadytune.experiments.folder import RunFolder, is_evaluation
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, ending_gently
 from steadytune.hosts.trainer import SteadyTrainer
@@ -49,9 +49,12 @@ class Resumable:
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if state.global_step >= state.max_steps:
                 # Training had ended, only the results were missing; the Trainer would take one update more.
-                self._take_weights(str(checkpoint))
+                self.folder.restore_log(state.log_history)
+                self._take_weights(str(checkpoint), state)
                 self.meter.earlier_seconds = self.folder.logged_seconds()
                 return state
+            # The Trainer goes on with the next update, though it was stopped before the evaluation after this one.
+            self.trainer.args.eval_on_start = self._lacks_evaluation(state)
         self.trainer.add_callback(self.report)
         set_seed(self.seed)
         try:
@@ -60,6 +63,7 @@ class Resumable:
         finally:
             self.reporter.stop()
             self.trainer.remove_callback(self.report)
+            self.trainer.args.eval_on_start = False
         if self.trainer.state.global_step >= self.trainer.state.max_steps:
             self._refuse_diverged()
         return self.trainer.state
@@ -79,9 +83,23 @@ class Resumable:
         assert isinstance(self.trainer.model, nn.Module)
         return self.trainer.model
 
-    def _take_weights(self, checkpoint: str) -> None:
+    def _lacks_evaluation(self, state: TrainerState) -> bool:
+        """Whether a checkpoint was written before the evaluation that falls on its update."""
+        if self.trainer.args.eval_strategy != "epoch" or state.epoch is None:
+            return False
+        at_the_end = state.epoch.is_integer() or state.global_step >= state.max_steps
+        return at_the_end and not any(
+            is_evaluation(entry) for entry in state.log_history if entry["step"] == state.global_step
+        )
+
+    def _take_weights(self, checkpoint: str, state: TrainerState) -> None:
         self.trainer._load_from_checkpoint(checkpoint)
         self.trainer.stack.prepare(self.model, resume_from=checkpoint)
+        if self._lacks_evaluation(state):
+            self.trainer.state = state
+            self.trainer.add_callback(self.report)
+            self.trainer._evaluate(None, None, skip_scheduler=True)
+            self.trainer.remove_callback(self.report)
         self.trainer.stack.finish()
 
     def _refuse_diverged(self) -> None:

@@ -40,6 +40,7 @@ def _as_text(value: Any) -> Any:
 
 
 MODEL, DATA, METHODS, TRAINING = "Model", "Data", "Methods", "Training (names of TrainingArguments)"
+OUTPUT = "Output"
 
 
 #: The settings that say where the rows of a run are and what is predicted, for verbs that know both already.
@@ -135,12 +136,12 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = setting(False, "Less memory, more time.", TRAINING)
     use_cpu: bool = setting(False, "Do not use a GPU.", TRAINING)
     seed: int = setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
-    logging_steps: int = setting(10, "Write a training log line every so many updates.", TRAINING, ge=1)
+    logging_steps: int = setting(10, "Write a training log line every so many updates.", OUTPUT, ge=1)
     save_steps: int | None = setting(
-        None, "Save a checkpoint every so many updates (else each epoch).", TRAINING, ge=1
+        None, "Save a checkpoint every so many updates (else each epoch).", OUTPUT, ge=1
     )
-    save_total_limit: int | None = setting(2, "Keep so many checkpoints.", TRAINING, ge=1)
-    output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", TRAINING)
+    save_total_limit: int | None = setting(2, "Keep so many checkpoints.", OUTPUT, ge=1)
+    output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", OUTPUT)
 
     @model_validator(mode="before")
     @classmethod

@@ -58,6 +58,30 @@ class _Smart:
             ),
         )
 
+    def frugal(
+        self, weight: float = 1.0, proximal_weight: float = 1.0, *, one_in: int = 8, **smoothness: Any
+    ) -> tuple[LossMethod, ...]:
+        """Both halves at a part of the price: R_s on an eighth of the examples, D_Breg in an eighth of the updates.
+
+        Both are drawn at random and weighed so that the expectation is the whole term: 1.25 times the arithmetic of a plain step in place
+        of 3. ``docs/frugal.md`` has the measured price and what is left of the gain.
+
+        Args:
+            weight: lambda_s, of the whole regularizer.
+            proximal_weight: mu, of the whole term.
+            one_in: the part: one example, and one update, in so many. 5 costs 1.4 times a plain step.
+            smoothness: other settings of `Smoothness`.
+
+        Example:
+            >>> from steadytune import Stack, smart
+            >>> Stack([smart.frugal()]).explain().relative_cost
+            1.25
+        """
+        return (
+            Smoothness(weight=weight, one_in=one_in, **smoothness),
+            Bregman(weight=proximal_weight, every=one_in),
+        )
+
     def mt_dnn(self, weight: float = 1.0) -> tuple[LossMethod, ...]:
         """The perturbation of the code released with the paper: R_s alone, and a radius of 1 per token.
 

@@ -49,6 +49,7 @@ REGISTRY: dict[str, Entry] = {
             presets.smart.mt_dnn,
             "the perturbation of the released code: radius 1 per token, no bregman",
         ),
+        Entry("smart.frugal", presets.smart.frugal, "smart on a random part of the examples", Smoothness),
         Entry("smoothness", Smoothness, "stays the same under small adversarial moves of the word embeddings"),
         Entry("bregman", Bregman, "stays near a moving average of its own past"),
         Entry("mean_teacher", presets.mean_teacher, "bregman with one decay and the teacher's own dropout"),

@@ -42,8 +42,8 @@ class Spread:
     Spreads add up (Chan et al. 1979), so that a tensor never has to be there whole.
 
     Example:
-        >>> (Spread.of(np.array([1.0, 2.0])) + Spread.of(np.array([6.0]))).standard_deviation(torch.float64) ** 2
-        7.0
+        >>> (Spread.of(np.array([1.0, 2.0])) + Spread.of(np.array([6.0]))).squares
+        14.0
     """
 
     count: int = 0

@@ -2,22 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from steadytune.contract import tiny
-from steadytune.contract.accounting import counted_passes
-from steadytune.core.method import Method
+FORWARD, WITHOUT_GRAPH = "forwards", "forwards_without_graph"
+BACKWARD, TO_EMBEDDINGS = "backwards", "backwards_to_embeddings"
 
 
-def passes(methods: Sequence[Method]) -> dict[str, int]:
-    """Passes of one micro-batch, counted at a tiny model and in the autograd engine."""
-    found = asdict(counted_passes(tiny.model(dropout=0.1), methods))
-    return {name: count for name, count in found.items() if "ward" in name}
+def passes(call: Callable[[], object], model: nn.Module, rows: int) -> dict[str, float]:
+    """Passes over the model that a call makes, seen at the model and in the autograd engine.
+
+    Args:
+        call: forward and backward passes.
+        model: what they go over.
+        rows: of a whole batch; a pass over some of them counts as that part of a pass.
+    """
+    counts = dict.fromkeys((FORWARD, WITHOUT_GRAPH, BACKWARD, TO_EMBEDDINGS), 0.0)
+    within_ascent = [False]
+
+    def forward_pass(_module: nn.Module, _inputs: object, outputs: Any) -> None:
+        share = outputs.logits.shape[0] / rows
+        if not outputs.logits.requires_grad:
+            counts[WITHOUT_GRAPH] += share
+            return
+        counts[FORWARD] += share
+        outputs.logits.register_hook(lambda _: backward_pass(share))
+
+    def backward_pass(share: float) -> None:
+        counts[TO_EMBEDDINGS if within_ascent[0] else BACKWARD] += share
+
+    handle = model.register_forward_hook(forward_pass)
+    try:
+        with _watched_ascents(within_ascent):
+            call()
+    finally:
+        handle.remove()
+    return counts
+
+
+@contextmanager
+def _watched_ascents(within: list[bool]) -> Iterator[None]:
+    """Tell while `torch.autograd.grad` runs, which an ascent calls."""
+    original = torch.autograd.grad
+
+    def watched(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        within[0] = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            within[0] = False
+
+    torch.autograd.grad = watched
+    try:
+        yield
+    finally:
+        torch.autograd.grad = original
 
 
 def operations(call: Callable[[], object]) -> int:
@@ -29,12 +73,12 @@ def operations(call: Callable[[], object]) -> int:
 
 
 def _attention_of_the_cpu() -> dict[Any, Any]:
-    """Formulas for the CPU's fused attention, which torch counts on GPUs alone."""
+    """Formulas for the CPU's fused attention; torch knows those of GPUs alone."""
 
-    def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
 
-    def backward(output: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
+    def backward(output: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_backward_flop_count(output, query, key, value)
 
     operators = torch.ops.aten

@@ -83,6 +83,11 @@ def test_commands_work(line, tmp_path, monkeypatch, capsys):
         rows = glue_rows.write_tasks(tmp_path / "data", {"rte": 8, "mrpc": 8, "sst2": 8, "stsb": 8}, 4)
         monkeypatch.setenv("STEADYTUNE_DATA", str(glue_rows.write_wnli(rows)))
         glue_rows.language_model_folder(tmp_path / "bert-base-uncased")
+    if "suites/" in line:
+        (tmp_path / "suites").symlink_to(ROOT / "suites")
+        arguments += ["--tasks", "rte", "--train-sizes", "8"]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        glue_rows.write_tasks(tmp_path / "data", {"rte": 40}, 4)
     if "runs/mtl/" in line:  # of multi-task training that has ended
         assert main(["multitask", "--tasks", "rte,sst2", "--max-steps", "1", "--output-dir", "runs/mtl"]) == 0
     if arguments[0] in ("multitask", "hybrid"):

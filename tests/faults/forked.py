@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Attempt:
         out: standard output.
         error: standard error.
         seconds: how long it took.
+        processor: seconds of processor time.
     """
 
     status: int | None
@@ -36,6 +38,7 @@ class Attempt:
     out: str
     error: str
     seconds: float
+    processor: float = 0.0
 
 
 def attempt(
@@ -61,7 +64,7 @@ def attempt(
     """
     doom = Doom(root, journal, fate)
     texts = [place / ".out", place / ".error"]
-    began = time.monotonic()
+    began, used = time.monotonic(), _processor_time()
     child = os.fork()
     if child == 0:
         _be_the_command(arguments, place, doom, texts, prepare)
@@ -71,7 +74,12 @@ def attempt(
     finally:
         _end_group(child)
     out, error = (path.read_text(errors="replace") for path in texts)
-    return Attempt(status, doom.operations, out, error, time.monotonic() - began)
+    return Attempt(status, doom.operations, out, error, time.monotonic() - began, _processor_time() - used)
+
+
+def _processor_time() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _own_group(child: int) -> None:

@@ -121,7 +121,7 @@ def _quiet() -> Iterator[None]:
 
 def _measure(name: str, setting: Setting, results: Results) -> bool:
     began = time.perf_counter()
-    with results.part(name, setting.models) as entry:
+    with results.part(name) as entry:
         try:
             found: Found = importlib.import_module(f"benchmarks.parts.{name}").measure(setting)
         except Exception as error:  # one part must not take the others with it

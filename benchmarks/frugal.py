@@ -2,10 +2,11 @@
 
     python benchmarks/frugal.py --work /tmp/frugal-runs --result benchmarks/results/frugal.json
 
-minilm on short movie-review sentences. The learning rate is chosen for plain training alone, on validation sentences,
-by two seeds that are not used again; every candidate then uses it. A seed gives all candidates the same head, order of
-sentences and dropout masks of the task's pass. The test sentences are looked at once per run. Runs that are finished
-are not run again; with ``--summarize`` none is run.
+minilm on short movie-review sentences. The learning rate that is best for plain training is found on validation
+sentences, by two seeds that are not used again. There the full method gains nothing; at twice that rate, where plain
+training overfits, it does, so that is where all candidates train. Plain training at its best rate stands beside them.
+A seed gives all candidates the same head, order of sentences and dropout masks of the task's pass. The test sentences
+are looked at once per run. Runs that are finished are not run again; with ``--summarize`` none is run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, logg
 
 from steadytune import Stack, bregman, smart, smoothness
 from steadytune.core.method import Method
-from steadytune.experiments.folder import describe_environment, write_json
+from steadytune.experiments.folder import describe_environment, write_atomically, write_json
 from steadytune.experiments.pairing import paired, summary
 from steadytune.tasks.demo import minilm_folder, movie_reviews
 
@@ -51,8 +52,24 @@ SEEDS = tuple(range(1, 11))
 ROWS, BATCH, EPOCHS = 96, 16, 6
 #: Tokens of the longest sentence: few, so that all trainings take half an hour of one core.
 LONGEST, LONGEST_TO_TEST = 16, 24
-SCORES = {"loss": False, "accuracy": True}  # and whether more is better
+#: And whether more is better. The regularizer is R_s itself, unweighted and with dropout, on the first test sentences.
+SCORES = {"loss": False, "accuracy": True, "regularizer": False}
+REGULARIZER_ROWS = 64
+#: Plain training at the rate that is best for it.
+TUNED = "none, best rate"
 RESAMPLES = 10_000
+DIGITS = {"loss": 3, "accuracy": 3, "regularizer": 4}
+LABELS = {
+    "none": "plain",
+    TUNED: "plain, at its best rate",
+    "smart": "`smart(5.0)`",
+    "one_in=8": "`smart.frugal(5.0)`",
+    "one_in=5": "`smart.frugal(5.0, one_in=5)`",
+    "bregman": "`bregman()`",
+    "every=5": "`smoothness(5.0, every=5)`, `bregman(every=5)`",
+    "ascent_steps=0, one_in=3": "`smoothness(5.0, ascent_steps=0, one_in=3)`, `bregman(every=5)`",
+}
+MARKS = ("<!-- table: benchmarks/frugal.py -->", "<!-- end of table -->")
 
 Rows = list[tuple[list[int], int]]
 
@@ -138,6 +155,17 @@ def scores(model: nn.Module, rows: Rows) -> dict[str, float]:
     return {"loss": float(functional.cross_entropy(logits, wanted)), "accuracy": float(right)}
 
 
+def regularizer(model: nn.Module, rows: Rows) -> float:
+    """R_s with the paper's settings, in nats, on dropout masks that are the same for every model."""
+    model.train()
+    torch.manual_seed(0)
+    with Stack([smoothness()]) as stack:
+        stack.prepare(model)
+        for start in range(0, REGULARIZER_ROWS, BATCH):
+            stack.loss(model, collated(rows[start : start + BATCH]))
+        return stack.take_logs()["smoothness"]
+
+
 class Runs:
     """Runs that are kept, one file each.
 
@@ -158,7 +186,9 @@ class Runs:
         if not file.is_file() and self.may_run:
             self._data = self._data or Data.load()
             model, seconds = trained(CANDIDATES[candidate](), self._data.train, learning_rate, seed)
-            write_json(file, {**scores(model, getattr(self._data, split)), "seconds": seconds})
+            rows = getattr(self._data, split)
+            found = {**scores(model, rows), "regularizer": regularizer(model, rows), "seconds": seconds}
+            write_json(file, found)
             print(file.name, file.read_text().replace("\n", " "), flush=True)
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -175,9 +205,11 @@ def share_of_gain(plain: np.ndarray, full: np.ndarray, other: np.ndarray) -> dic
 
 def described(name: str, runs: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
     """One candidate's row: its price, its scores, its gains over plain training."""
-    seeds = sorted(runs[name])
+    seeds = sorted(runs[name].keys() & runs["none"].keys() & runs["smart"].keys())
+    methods = () if name == TUNED else CANDIDATES[name]()
     row: dict[str, Any] = {
-        "arithmetic": Stack([CANDIDATES[name]()]).explain().relative_cost,
+        "seeds": seeds,
+        "arithmetic": Stack([methods]).explain().relative_cost,
         "measured": statistics.median(runs[name][s]["seconds"] / runs["none"][s]["seconds"] for s in seeds),
     }
     for score, more_is_better in SCORES.items():
@@ -192,12 +224,44 @@ def described(name: str, runs: dict[str, dict[int, dict[str, float]]]) -> dict[s
     return row
 
 
+def table(content: dict[str, Any]) -> list[str]:
+    """Markdown lines: a row for each candidate."""
+    lines = [
+        "| | price: arithmetic, measured | seeds | test loss (sd) | accuracy (sd) | R_s (sd) "
+        "| SMART's gain that is left: loss, accuracy, R_s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in content["results"].items():
+        figures = [
+            f"{row[score]['mean']:.{digits}f} ({row[score]['sd']:.{digits}f})" for score, digits in DIGITS.items()
+        ]
+        shares = [row[score].get("share_of_smart_s_gain") for score in SCORES]
+        left = ", ".join(_percent(share) for share in shares if share) if name != "smart" else "100 %"
+        price = f"{row['arithmetic']:.2f} x, {row['measured']:.2f} x"
+        lines.append(f"| {LABELS.get(name, name)} | {price} | {len(row['seeds'])} | {' | '.join(figures)} | {left} |")
+    return lines
+
+
+def _percent(share: dict[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{share['mean']:.0%} ({low:.0%} to {high:.0%})".replace("%", " %")
+
+
+def write_table(page: Path, content: dict[str, Any]) -> None:
+    """Put the table between the two marks of a page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    write_atomically(page, "\n".join([before + MARKS[0], "", *table(content), "", MARKS[1] + after]))
+
+
 def main() -> None:
     """Tune, train, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="use the first so many")
+    parser.add_argument("--page", type=Path, help="page with the marks of the table, such as docs/frugal.md")
     parser.add_argument("--summarize", action="store_true", help="run nothing")
     given = parser.parse_args()
     logging.set_verbosity_error()
@@ -209,12 +273,12 @@ def main() -> None:
         tried = [runs.get("none", rate, seed, "validation") for seed in TUNING_SEEDS]
         tuning[rate] = statistics.mean(run["accuracy"] for run in tried if run)
     best = max(tuning, key=lambda rate: tuning[rate])
-    kept: dict[str, dict[int, dict[str, float]]] = {name: {} for name in CANDIDATES}
-    for names in (FIRST, [name for name in CANDIDATES if name not in FIRST]):
+    kept: dict[str, dict[int, dict[str, float]]] = {name: {} for name in (*CANDIDATES, TUNED)}
+    for names in (FIRST, [name for name in kept if name not in FIRST]):
         for seed in SEEDS[: given.seeds]:
-            found = {name: runs.get(name, best, seed, "test") for name in names}
-            for name, run in found.items():
-                if run is not None and all(seed in kept[n] or found.get(n) for n in ("none", "smart")):
+            for name in names:
+                run = runs.get("none", best, seed, "test") if name == TUNED else runs.get(name, 2 * best, seed, "test")
+                if run is not None:
                     kept[name][seed] = run
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     content: dict[str, Any] = {
@@ -226,16 +290,21 @@ def main() -> None:
             "epochs": EPOCHS,
             "longest": [LONGEST, LONGEST_TO_TEST],
         },
-        "learning_rate": {"chosen": best, "validation_accuracy": {f"{k:g}": v for k, v in tuning.items()}},
-        "seeds": sorted(kept["smart"]),
-        "results": {name: described(name, kept) for name in CANDIDATES if kept[name]},
+        "learning_rate": {
+            "best_for_plain": best,
+            "used": 2 * best,
+            "validation_accuracy": {f"{k:g}": v for k, v in tuning.items()},
+        },
+        "results": {name: described(name, kept) for name in kept if kept[name]},
         "commit": commit,
         **describe_environment(seed=0),
     }
     write_json(given.result, content)
+    if given.page:
+        write_table(given.page, content)
     for name, row in content["results"].items():
-        share = row["loss"].get("share_of_smart_s_gain")
-        print(f"{name:30} {row['arithmetic']:.2f} {row['measured']:.2f} {row['loss']['mean']:.4f} {share}")
+        shares = [row[score].get("share_of_smart_s_gain") for score in SCORES]
+        print(name, f"{row['arithmetic']:.2f} x", f"{row['measured']:.2f} x", len(row["seeds"]), *shares, sep="; ")
 
 
 if __name__ == "__main__":

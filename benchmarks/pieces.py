@@ -52,8 +52,9 @@ def calls(loop: Plain) -> dict[str, Callable[[], object]]:
 
 def seconds_alone(taken: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     """Of each round, the seconds of each kind of pass, and of the optimizer's step."""
-    names = (FORWARD, WITHOUT_GRAPH, BACKWARD, TO_EMBEDDINGS, OPTIMIZER)
-    rounds = [dict(zip(names, some, strict=True)) for some in zip(*(taken[MARK + name] for name in names), strict=True)]
+    names: tuple[str, ...] = (FORWARD, WITHOUT_GRAPH, BACKWARD, TO_EMBEDDINGS, OPTIMIZER)
+    each = zip(*(taken[MARK + name] for name in names), strict=True)
+    rounds: list[dict[str, float]] = [dict(zip(names, some, strict=True)) for some in each]
     for one in rounds:
         for name in (BACKWARD, TO_EMBEDDINGS):
             one[name] -= one[FORWARD]

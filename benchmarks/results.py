@@ -52,10 +52,9 @@ class Results:
         return self.parts.get(name, {}).get("commit") == commit() and not self.parts[name]["failed"]
 
     @contextmanager
-    def part(self, name: str, models: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def part(self, name: str) -> Iterator[dict[str, Any]]:
         """Collects a part's ``rows`` and ``details``, and writes them with when and at which load they were taken."""
         entry: dict[str, Any] = {
-            "models": list(models),
             "commit": commit(),
             "changed_since": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "src")),
             "began": time.strftime("%Y-%m-%d %H:%M:%S %Z"),

@@ -71,6 +71,7 @@ class Setting:
         """As plain values, for the file of results."""
         return {
             "device": self.device.type,
+            "models": list(self.models),
             "precision": str(self.precision).removeprefix("torch."),
             "batch": self.batch,
             "tokens": self.tokens,

@@ -44,8 +44,7 @@ def _section(content: dict[str, Any], name: str) -> list[str]:
         for model, figures in parts["step"]["details"].items():
             lines += [f"### An update of {model}", "", *_costs(figures), ""]
     if "methods" in parts:
-        of_all = parts["methods"]
-        lines += [f"### Every method, on {of_all['models'][0]}", "", *_costs(of_all["details"]), ""]
+        lines += [f"### The other methods, on {setting['models'][0]}", "", *_costs(parts["methods"]["details"]), ""]
     return lines
 
 
@@ -62,13 +61,24 @@ def _row(row: dict[str, Any]) -> str:
 
 def _costs(figures: dict[str, Any]) -> Iterator[str]:
     """What an update costs with each of some methods, relative to plain training."""
-    yield "| | time | 95 % interval | operations | arithmetic | peak of activations | saved for backward | passes |"
-    yield "|---|---|---|---|---|---|---|---|"
+    names = (
+        "time",
+        "95 % interval",
+        "passes alone",
+        "operations",
+        "arithmetic",
+        "peak of activations",
+        "saved",
+        "passes",
+    )
+    yield f"| | {' | '.join(names)} |"
+    yield f"|{'---|' * (len(names) + 1)}"
     for name, figure in figures.items():
         time = figure["time"]
         cells = [
             f"{time['median']:.2f}",
             _interval(time),
+            f"{figure['sum_of_passes']['median']:.2f}" if "sum_of_passes" in figure else "",
             f"{figure['operations_ratio']:.2f}",
             f"{figure['arithmetic']:.2f}" if "arithmetic" in figure else "",
             f"{figure['peak_allocated_ratio']:.2f}",
@@ -93,7 +103,7 @@ def _passes(counted: dict[str, float] | None) -> str:
     if counted is None:
         return ""
     names = ("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings")
-    some = [f"{counted[name]:g}" for name in names]
+    some = [f"{counted[name]:.3g}" for name in names]
     return f"{some[0]} + {some[1]}, {some[2]} + {some[3]}"
 
 

@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from steadytune.contract import surroundings, tiny
+from steadytune.core.low_memory import Memory
 from steadytune.core.method import Method
 from steadytune.core.randomness import derive_seed
 from steadytune.core.runner import StepRunner
@@ -139,11 +140,12 @@ def trajectory(
     save: Path | None = None,
     resume: Path | None = None,
     updates: range = range(UPDATES),
+    memory: Memory = "full",
 ) -> dict[str, Tensor]:
     """Train a tiny model on this process's rows and return its full weights, before and after the end of training."""
     name, settings = SUBJECTS[subject]
     network, method, batches = model(name), METHODS[name](**settings), place.batches()
-    with rowwise_randomness(), Stack([method]) as stack:
+    with rowwise_randomness(), Stack([method], memory=memory) as stack:
         if resume is not None:
             network.load_state_dict(torch.load(resume / "weights.pt"))
         wrapped = place.wrap(network, method) if place.wraps_first else network
@@ -176,6 +178,11 @@ def full_weights(network: nn.Module) -> dict[str, Tensor]:
 
 def train(place: Place, folder: Path, subject: str) -> dict[str, Tensor]:
     return trajectory(subject, place)
+
+
+def train_low(place: Place, folder: Path, subject: str) -> dict[str, Tensor]:
+    """The same with one graph at a time, so with several backward passes in a step."""
+    return trajectory(subject, place, memory="low")
 
 
 def save_half(place: Place, folder: Path, subject: str) -> dict[str, Tensor]:

@@ -23,8 +23,10 @@ from steadytune.cli import main as steadytune
 
 DOCS = Path(__file__).parents[1] / "docs"
 SETTING = Setting(torch.device("cpu"), torch.float32, ("tiny",), threads=1, quick=True, tiny=True)
-#: Each runs here; the other two start processes.
-PARTS = ("step", "empty", "teacher", "noisytune", "length", "methods")
+#: Each runs here; `perturb` has a test of its own, and `start` only starts processes.
+PARTS = ("step", "empty", "noisytune", "length", "methods")
+#: As `make bench-gpu` does; bfloat16 and its autocast are there on the CPU, too.
+AS_ON_A_GPU = ("--precision", "bf16", "--models", "bert-base")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def tables():
 def measured(tmp_path_factory) -> Path:
     """The file that the whole command writes."""
     path = tmp_path_factory.mktemp("results") / "speed_cpu.json"
-    assert run(path, PARTS) == 0
+    assert run(path, PARTS, *AS_ON_A_GPU) == 0
     return path
 
 
@@ -65,7 +67,7 @@ def test_every_part_runs_and_each_row_has_its_figure(measured):
 
 def test_what_is_counted_of_a_step(measured):
     """Passes are the declared ones; operations follow them; ``memory="low"`` needs less than ``smart`` without it."""
-    figures = json.loads(measured.read_text())["parts"]["step"]["details"]["minilm"]
+    figures = json.loads(measured.read_text())["parts"]["step"]["details"]["bert-base"]
     assert figures["plain"]["operations_ratio"] == figures["plain"]["peak_saved_ratio"] == 1
     assert figures["smoothness"]["passes"] == {
         "forwards": 3,
@@ -90,26 +92,34 @@ def test_the_page_has_every_row_and_says_what_is_missed(measured, tables):
 
 def test_a_part_that_is_measured_is_left_alone_and_one_that_fails_leaves_the_others(measured, tmp_path, monkeypatch):
     path = Path(shutil.copy(measured, tmp_path))
-    module = importlib.import_module("benchmarks.parts.teacher")
+    module = importlib.import_module("benchmarks.parts.empty")
 
     def fail(_: Setting) -> Found:
         raise RuntimeError("no room")
 
     monkeypatch.setattr(module, "measure", fail)
-    assert run(path, ("teacher",), "--resume") == 0
+    assert run(path, ("empty",), *AS_ON_A_GPU, "--resume") == 0
     assert path.read_bytes() == measured.read_bytes()
-    assert run(path, ("teacher",)) == 1
+    assert run(path, ("empty",), *AS_ON_A_GPU) == 1
     parts = json.loads(path.read_text())["parts"]
-    assert parts["teacher"]["failed"] == "RuntimeError: no room"
+    assert parts["empty"]["failed"] == "RuntimeError: no room"
     assert parts["step"]["rows"]
 
 
 def test_figures_of_another_machine_are_not_mixed_in(measured, tmp_path, monkeypatch):
     path = Path(shutil.copy(measured, tmp_path))
     monkeypatch.setattr("benchmarks.results._processor", lambda: "another")
-    monkeypatch.setattr(importlib.import_module("benchmarks.parts.teacher"), "measure", lambda _: Found([]))
-    assert run(path, ("teacher",)) == 0
-    assert list(json.loads(path.read_text())["parts"]) == ["teacher"]
+    monkeypatch.setattr(importlib.import_module("benchmarks.parts.empty"), "measure", lambda _: Found([]))
+    assert run(path, ("empty",), *AS_ON_A_GPU) == 0
+    assert list(json.loads(path.read_text())["parts"]) == ["empty"]
+
+
+def test_each_of_several_models_has_rows(tmp_path):
+    assert run(tmp_path / "speed.json", ("teacher",), "--models", "bert-base,roberta-large") == 0
+    rows_of_it = json.loads((tmp_path / "speed.json").read_text())["parts"]["teacher"]["rows"]
+    assert [row["what"].split(":")[0] for row in rows_of_it[:2]] == ["bert-base", "roberta-large"]
+    copies = rows_of_it[2]
+    assert (copies["value"], copies["verdict"]) == (0, "met")
 
 
 @pytest.mark.parametrize(

@@ -406,10 +406,10 @@ def test_columns_missing_or_twice(tmp_path):
     train_error(csv_file(tmp_path / "a.csv", [("a", "b", "x")], ("text", "text", "label")), "'text'", "2 times")
     message = train_error(csv_file(tmp_path / "b.csv", [("a", "x")], ("sentence", "labels")), "no column 'text'")
     assert "'sentence', 'labels'" in message
-    assert "text_column" in message
-    train_error(csv_file(tmp_path / "c.csv", [("a", "x")], ("text", "labels")), "label_column", "'labels'?")
+    assert "--text-column" in message
+    train_error(csv_file(tmp_path / "c.csv", [("a", "x")], ("text", "labels")), "--label-column", "'labels'?")
     path = csv_file(tmp_path / "d.csv", [("a", "x"), ("b", "y")], ("text", "label"))
-    train_error(path, "no column 'premise'", "text_pair_column", text_pair_column="premise")
+    train_error(path, "no column 'premise'", "--text-pair-column", text_pair_column="premise")
     train_error(write(tmp_path / "e.csv", "text;label\na;x\n"), "delimited by ';'")
     train_error(parquet_file(tmp_path / "f.parquet", text=["a"], lable=[1]), "Did you mean 'lable'?")
     train_error(jsonl_file(tmp_path / "g.jsonl", [{"text": "a", "y": 1}]), "no column 'label'", "'text', 'y'")

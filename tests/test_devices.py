@@ -44,6 +44,7 @@ PLAN = [
     "resume_trainer:ddp:bregman",
     "own_heads:plain:bregman",
     "noise:plain:smoothness",
+    *(f"train_low:{wrapping}:smoothness" for wrapping in ("ddp", "fsdp")),
 ]
 
 
@@ -120,6 +121,11 @@ def test_two_processes_train_as_one(outcomes, subject, wrapping):
     else:
         found = of_all(outcomes, f"train:{wrapping}:{subject}")
         assert_equal(found, ranks.trajectory(subject, ranks.Place()))
+
+
+@pytest.mark.parametrize("wrapping", ["ddp", "fsdp"])
+def test_one_graph_at_a_time_is_the_same(outcomes, wrapping):
+    assert_equal(of_all(outcomes, f"train_low:{wrapping}:smoothness"), ranks.trajectory("smoothness", ranks.Place()))
 
 
 @pytest.mark.parametrize("subject", ["bregman", "recadam", "spectral_norm"])

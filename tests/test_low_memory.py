@@ -6,7 +6,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as lightning
 import pytest
 import tiny as small
 import tiny_language
@@ -156,14 +155,15 @@ def test_checkpointing_of_activations_changes_nothing() -> None:
 
 def test_a_compiled_model_changes_nothing() -> None:
     found = []
-    for wrap in (lambda network: network, lambda network: torch.compile(network, backend="eager")):
+    for memory in ("full", "low"):
         network: Any = tiny.model(
             dropout=0.1, dtype=torch.float64, num_hidden_layers=1, problem_type="single_label_classification"
         )
-        with Stack([r3f(3.0, radius=0.1)], memory="low" if found else "full") as stack:
+        with Stack([r3f(3.0, radius=0.1)], memory=memory) as stack:
             stack.prepare(network)
             torch.manual_seed(5)
-            stack.backward(wrap(network), tiny.batch())
+            model: Any = torch.compile(network, backend="eager") if memory == "low" else network
+            stack.backward(model, tiny.batch())
         found.append(tiny.gradients(network))
     assert tiny.distance(found[1], found[0]) < 1e-10
 
@@ -242,7 +242,7 @@ def test_the_trainer_trains_as_ever(kind: type[SteadyTrainer], settings: dict[st
 
 
 def test_a_trainer_whose_head_gives_no_logits(tmp_path: Path) -> None:
-    trl: Any = pytest.importorskip("trl", reason="TRL is an extra")
+    trl: Any = pytest.importorskip("trl", reason="the extra `trl`")
 
     class Steady(SteadyMixin, trl.SFTTrainer):
         pass
@@ -267,6 +267,8 @@ def test_a_trainer_whose_head_gives_no_logits(tmp_path: Path) -> None:
 
 
 def test_a_module_of_lightning_trains_as_ever(tmp_path: Path) -> None:
+    lightning: Any = pytest.importorskip("lightning.pytorch", reason="the extra `lightning`")
+
     class Classifier(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()

@@ -7,20 +7,26 @@ written then may be left half written. The count is shared with the worker proce
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import random
+import shutil
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 #: SIGKILL to all processes, SIGKILL to the one that is at the operation, gentle ends of the first process, the power.
-Kind = Literal["kill", "kill-one", "int", "int-twice", "term", "power"]
-KINDS: tuple[Kind, ...] = ("kill", "kill-one", "int", "int-twice", "term", "power")
+Kill = Literal["kill", "kill-one", "int", "int-twice", "term", "power"]
+KILLS: tuple[Kill, ...] = ("kill", "kill-one", "int", "int-twice", "term", "power")
+#: From an operation on the disk is full or cannot be written; all files are removed; each operation takes a while; the
+#: processes halt until they are told to go on.
+Trouble = Literal["full", "read-only", "vanish", "slow", "halt"]
 EVENTS = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"})
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -32,12 +38,14 @@ class Fate:
     Attributes:
         kind: what.
         at: operation before which it happens, from 1; 0 is never.
+        within: instead, happens before the operation that follows the first one like this: its event and its file.
         tears: leave the file that was opened last half written, if it is still being written.
         seed: of the lengths of half files.
     """
 
-    kind: Kind = "kill"
+    kind: Kill | Trouble = "kill"
     at: int = 0
+    within: str = ""
     tears: bool = False
     seed: int = 0
 
@@ -49,20 +57,32 @@ class Doom:
         root: what is outside of this folder is neither counted nor torn.
         journal: file outside of it that gets a line for each file that was synced to the disk.
         fate: what happens.
+        trace: file outside of it that gets the name of each operation's file.
     """
 
-    def __init__(self, root: Path, journal: Path, fate: Fate) -> None:
+    def __init__(self, root: Path, journal: Path, fate: Fate, trace: Path) -> None:
         self.root, self.fate = str(root.resolve()) + os.sep, fate
         self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self._shared = mmap.mmap(-1, 8)  # inherited by what is forked
+        self._trace = os.open(trace, os.O_WRONLY | os.O_TRUNC | os.O_CREAT)
+        self._shared = mmap.mmap(-1, 16)  # inherited by what is forked
         self._opened: str | None = None
         self._is_installed = self._is_inside = False
         self.first = os.getpid()
 
+    def close(self) -> None:
+        """Close the files, in the process that has not installed it."""
+        os.close(self._journal)
+        os.close(self._trace)
+
     @property
     def operations(self) -> int:
         """Operations so far."""
-        return struct.unpack("q", self._shared[:])[0]
+        return self._counted()[0]
+
+    def _counted(self) -> tuple[int, int]:
+        """Operations so far, and the one before which it happens."""
+        done, at = struct.unpack("qq", self._shared[:])
+        return done, at or self.fate.at
 
     def install(self) -> None:
         """Begin to count in this process, which cannot be undone."""
@@ -74,31 +94,53 @@ class Doom:
         if event == "open":
             path, mode, flags = arguments
             if not isinstance(path, int) and (flags & WRITING if isinstance(flags, int) else "r" not in str(mode)):
-                self._reached(path, opens=True)
+                self._reached(path, "open")
         elif event in EVENTS and not isinstance(arguments[0], int):
-            self._reached(arguments[0])
+            self._reached(arguments[0], event)
 
     def reached(self, path: str | os.PathLike[str]) -> None:
         """A library that is not Python begins to write this file."""
-        self._reached(path, opens=True)
+        self._reached(path, "open")
 
-    def _reached(self, path: Any, *, opens: bool = False) -> None:
+    def _reached(self, path: Any, event: str) -> None:
         full = os.path.abspath(os.fsdecode(path))
         if self._is_inside or not full.startswith(self.root):
             return
         self._is_inside = True
         try:
-            done = self.operations + 1
-            self._shared[:] = struct.pack("q", done)
-            twice = self.fate.kind == "int-twice" and done == self.fate.at + 1 + self.fate.seed % 5
-            if done == self.fate.at or twice:
+            done, at = self._counted()
+            done += 1
+            line = f"{event} {full.removeprefix(self.root)}"
+            found = self.fate.within and not at and self.fate.within in line
+            self._shared[:] = struct.pack("qq", done, done + 1 if found else at)
+            os.write(self._trace, f"{line}\n".encode())
+            twice = self.fate.kind == "int-twice" and done == at + 1 + self.fate.seed % 5
+            if done == at or twice:
                 self._end()
-            if opens:
+            if at and done >= at:
+                self._trouble(event, full)
+            if event == "open":
                 self._opened = full
         finally:
             self._is_inside = False
 
+    def _trouble(self, event: str, path: str) -> None:
+        if self.fate.kind == "full" and event in ("open", "os.mkdir", "fsync"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if self.fate.kind == "read-only":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        if self.fate.kind == "slow":
+            time.sleep(0.005)
+
     def _end(self) -> None:
+        if self.fate.kind in ("full", "read-only", "slow"):
+            return
+        if self.fate.kind == "vanish":
+            shutil.rmtree(self.root)
+            return
+        if self.fate.kind == "halt":
+            os.killpg(os.getpgid(self.first), signal.SIGSTOP)
+            return
         if self.fate.kind in ("int", "int-twice", "term"):
             os.kill(self.first, signal.SIGTERM if self.fate.kind == "term" else signal.SIGINT)
             return
@@ -112,7 +154,7 @@ class Doom:
 
     def _sync(self, real: Callable[[int], None], descriptor: int) -> None:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        self._reached(path)
+        self._reached(path, "fsync")
         real(descriptor)
         if os.path.isfile(path) and path.startswith(self.root):
             self._opened = None if path == self._opened else self._opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -16,6 +17,8 @@ from typing import Any
 
 from doom import Doom, Fate, watch_libraries
 
+OUTPUT, JOURNAL, TRACE = "out", ".journal", ".trace"
+_NUMBERS = itertools.count()
 #: Seconds after which an attempt counts as hanging.
 LONGEST = 120.0
 
@@ -41,40 +44,74 @@ class Attempt:
     processor: float = 0.0
 
 
-def attempt(
-    arguments: Sequence[str],
-    place: Path,
-    fate: Fate,
-    *,
-    journal: Path,
-    root: Path,
-    after: float | None = None,
-    prepare: Callable[[], None] | None = None,
-) -> Attempt:
-    """Run a command in a forked child that its fate awaits.
+class Running:
+    """A command in a forked child that its fate awaits.
 
     Args:
         arguments: of the command line.
         place: working folder.
         fate: see `Fate`.
-        journal: of synced files, outside of ``root``.
-        root: folder of the files that count.
-        after: seconds after which the fate's signal comes from outside, whatever the child is at.
+        root: folder of the files that count, by default the output folder of the commands of `places`.
         prepare: called in the child before the command, e.g. to break something.
     """
-    doom = Doom(root, journal, fate)
-    texts = [place / ".out", place / ".error"]
-    began, used = time.monotonic(), _processor_time()
-    child = os.fork()
-    if child == 0:
-        _be_the_command(arguments, place, doom, texts, prepare)
-    _own_group(child)
-    try:
-        status = _awaited(child, fate, after, began)
-    finally:
-        _end_group(child)
-    out, error = (path.read_text(errors="replace") for path in texts)
-    return Attempt(status, doom.operations, out, error, time.monotonic() - began, _processor_time() - used)
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        place: Path,
+        fate: Fate,
+        *,
+        root: Path | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        self.place, self.fate = place, fate
+        number = next(_NUMBERS)
+        self._texts = [place / f".out-{number}", place / f".error-{number}"]
+        self._doom = Doom(root or place / OUTPUT, place / JOURNAL, fate, place / TRACE)
+        self._began, self._used = time.monotonic(), _processor_time()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_the_command(arguments, place, self._doom, self._texts, prepare)
+        _own_group(self.pid)
+
+    def wait(self, after: float | None = None) -> Attempt:
+        """Wait for its end; after so many seconds the fate's signal comes from outside, whatever it is at."""
+        try:
+            status = _awaited(self.pid, self.fate, after, self._began)
+        finally:
+            _end_group(self.pid)
+        out, error = (path.read_text(errors="replace") for path in self._texts)
+        for path in self._texts:
+            path.unlink()
+        doom = self._doom
+        doom.close()
+        seconds = time.monotonic() - self._began
+        return Attempt(status, doom.operations, out, error, seconds, _processor_time() - self._used)
+
+    def wait_for_halt(self) -> None:
+        """Wait until its fate has halted it."""
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def go_on(self) -> None:
+        """Let it go on after a halt."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+
+def attempt(
+    arguments: Sequence[str],
+    place: Path,
+    fate: Fate,
+    *,
+    after: float | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Attempt:
+    """Run a command to whatever end its fate has for it; see `Running`."""
+    return Running(arguments, place, fate, prepare=prepare).wait(after)
+
+
+def operations(place: Path) -> list[str]:
+    """The operations of the last command at a place, each as its event and the file."""
+    return (place / TRACE).read_text().splitlines()
 
 
 def _processor_time() -> float:

@@ -139,7 +139,7 @@ class DataFiles:
         return Case(name, spoiled(case.content, other.content, chance), arguments)
 
     def run(self, case: Case) -> str:
-        _empty(self.place)
+        emptied(self.place)
         file = self.place / case.name
         file.write_bytes(case.content)
         alone = len(case.content) % 2 == 0  # then a part is held out
@@ -206,7 +206,7 @@ class Configurations:
         return b"\n".join([*lines, f"{name}: {value}\n".encode("utf-8", "surrogateescape")])
 
     def run(self, case: Case) -> str:
-        _empty(self.place)
+        emptied(self.place)
         (self.place / "t.csv").write_bytes(data_seeds()[0].content)
         file = self.place / "c.yaml"
         file.write_bytes(case.content)
@@ -277,7 +277,7 @@ class CommandLines:
         return Case(case.name, arguments=fuzz_options.changed(case.name, case.arguments, chance))
 
     def run(self, case: Case) -> str:
-        _empty(self.place)
+        emptied(self.place)
         (self.place / "t.csv").write_bytes(data_seeds()[0].content)
         with nothing_trains():
             outcome = command([case.name, *case.arguments])
@@ -286,7 +286,8 @@ class CommandLines:
         return "refused" if outcome.status == REFUSED else "accepted"
 
 
-def _empty(place: Path) -> None:
+def emptied(place: Path) -> None:
+    """Remove all that lies in a folder."""
     for path in place.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

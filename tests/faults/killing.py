@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doom import KINDS, Fate, Kind, cut_power
-from forked import Attempt, attempt
-from places import OUTPUT, Command, differences, results
+from doom import KILLS, Fate, cut_power
+from forked import JOURNAL, OUTPUT, Attempt, attempt
+from places import Command, differences, results
 
 #: Exit statuses of an attempt that was ended: by a signal, gently, or one worker only.
 ENDED = frozenset({-9, -15, 130})
@@ -53,28 +53,29 @@ class Story:
 
 def undisturbed(command: Command, place: Path) -> Undisturbed:
     """Run a command to its end, and keep what it ended with."""
-    made = attempt(command.arguments, place, NEVER, journal=place / ".journal", root=place / OUTPUT)
+    made = attempt(command.arguments, place, NEVER)
     assert made.status == 0, made
     return Undisturbed(command, results(place), made.operations, made.seconds)
 
 
-def drawn_fate(chance: random.Random, operations: int, seconds: float) -> tuple[Fate, float | None]:
+def drawn_fate(chance: random.Random, count: int, seconds: float) -> tuple[Fate, float | None]:
     """A random fate: at an operation four times of five, else after some time."""
-    kind: Kind = chance.choices(KINDS, weights=(4, 2, 2, 1, 1, 5))[0]
-    fate = Fate(kind, chance.randint(1, operations), tears=chance.random() < 0.6, seed=chance.getrandbits(30))
+    kind = chance.choices(KILLS, weights=(4, 2, 2, 1, 1, 5))[0]
+    last = count if chance.random() < 0.5 else count // 3  # little is left to do after some kills
+    fate = Fate(kind, chance.randint(1, last), tears=chance.random() < 0.6, seed=chance.getrandbits(30))
     if chance.random() < 0.8:
         return fate, None
-    return Fate(kind, 0, fate.tears, fate.seed), chance.uniform(0.02, seconds)
+    return Fate(kind, tears=fate.tears, seed=fate.seed), chance.uniform(0.02, seconds)
 
 
 def story(expected: Undisturbed, place: Path, fates: list[tuple[Fate, float | None]]) -> Story:
     """Let one fate after the other befall a command, then let it end, and look at what it ended with."""
     happened = Story()
-    journal, root = place / ".journal", place / OUTPUT
+    journal, root = place / JOURNAL, place / OUTPUT
     finished = False
     for fate, after in [*fates, (NEVER, None)]:
         happened.fates.append((fate, after))
-        made = attempt(expected.command.arguments, place, fate, journal=journal, root=root, after=after)
+        made = attempt(expected.command.arguments, place, fate, after=after)
         if fault := _fault(made, fate):
             happened.faults.append(fault)
             return happened

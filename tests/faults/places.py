@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,32 +13,35 @@ from typing import Any
 import numpy as np
 import tiny
 import tiny_model
+from forked import OUTPUT
 from safetensors import safe_open
 from transformers import BertTokenizerFast
 
 ROWS, TEST_ROWS = 24, 8
-OUTPUT = "out"
 #: What a clock, the memory or the number of a process says; and where a run was made.
 MEASURED = ("second", "time", "memory", "made_by", "per_second")
 #: Files of a run that tell of clocks, of random states of libraries, or of locks.
 NOT_COMPARED = frozenset({"environment.json", "training_args.bin", "workers.log", "run.lock"})
 
 
-def load_everything() -> None:
-    """Import what the commands need, before anything is forked."""
-    import steadytune.cli.compare
-    import steadytune.cli.comparison_view
-    import steadytune.cli.console
-    import steadytune.cli.train
-    import steadytune.experiments.compare
-    import steadytune.experiments.predictions
-    import steadytune.experiments.quiet
+def warm(place: Path) -> None:
+    """Run a command once in this process, so that no child has to import anything."""
     import steadytune.experiments.report
-    import steadytune.experiments.run
     import steadytune.experiments.worker  # noqa: F401
-    from steadytune.methods.registry import all_methods
+    from steadytune.cli import main
+    from steadytune.experiments.fingerprint import code_digest
 
-    all_methods()
+    code_digest()  # kept, so that the source may be edited meanwhile
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        given = train_command("noisytune,smart", max_steps=2, num_train_epochs=1.0).arguments
+        assert main([*given, "--quiet"]) == 0
+    finally:
+        os.chdir(before)
+    shutil.rmtree(place / OUTPUT)
+    gc.collect()
+    gc.freeze()
 
 
 def make_place(place: Path) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
 #: Parts of `steadytune evaluate`.
@@ -21,6 +19,9 @@ HEADS = (
 
 def method_names() -> list[str]:
     """All methods by name, as `methods.registry.all_methods` has them: read from its source, which imports torch."""
+    from importlib.metadata import entry_points  # slow to import, and not needed for --help
+    from importlib.util import find_spec
+
     spec = find_spec("steadytune.methods.registry")
     assert spec is not None
     assert spec.origin is not None

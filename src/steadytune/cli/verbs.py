@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TRAINING, RESULTS, BEFORE, LOOKING = "Train", "Look at results", "Before training", "What there is"
 NOISE, OUTPUT = "Noise", "Output"
+INIT_FOR = ("compare", "train")
 #: Stands for all verbs, where any of them may be asked for.
 ALL = "*"
 
@@ -88,7 +89,10 @@ def program(asked: str = ALL) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "token_normalize_func": lambda name: name.replace("_", "-"),  # as the names of TrainingArguments are typed
+        },
     )
     app.callback()(_program)
     for verb in VERBS:
@@ -150,6 +154,10 @@ def init(
     ] = None,
     model: Annotated[str, typer.Option(help="Whose tokenizer measures the lengths.")] = "minilm",
     data_dir: DataDir = None,
+    verb: Annotated[
+        str,
+        typer.Option(help="What it is for: 'compare' or 'train'.", autocompletion=suggestions.one_of(INIT_FOR)),
+    ] = "compare",
     output: Annotated[Path, typer.Option("--output", "-o", help="The configuration.", rich_help_panel=OUTPUT)] = Path(
         "steadytune.yaml"
     ),
@@ -172,7 +180,7 @@ def init(
         "data_dir": data_dir,
     }
     given = {name: str(value) for name, value in rows.items() if value is not None}
-    write_configuration(given, output, overwrite=overwrite, quiet=quiet)
+    write_configuration(given, output, verb, overwrite=overwrite, quiet=quiet)
 
 
 @_verb(TRAINING, "steadytune train --model minilm --task movie-reviews --train-size 500 --methods smart", "train")

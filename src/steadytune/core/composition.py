@@ -12,21 +12,21 @@ from steadytune.core.method import LossMethod, Method, StepMethod
 MethodOrMethods = Method | Iterable[Method]
 
 
-def flatten(methods: Iterable[MethodOrMethods]) -> Iterator[Method]:
-    """The single methods of a list that may hold groups such as ``smart()``.
+def flatten(methods: MethodOrMethods | Iterable[MethodOrMethods]) -> Iterator[Method]:
+    """The single methods of one method, or of a list that may hold groups such as ``smart()``.
 
     Raises:
         MethodError: an entry is neither.
     """
-    for entry in methods:
-        if isinstance(entry, Method):
-            yield entry
-        elif isinstance(entry, Iterable) and not isinstance(entry, str):
+    if isinstance(methods, Method):
+        yield methods
+    elif isinstance(methods, Iterable) and not isinstance(methods, str):
+        for entry in methods:
             yield from flatten(entry)
-        else:
-            raise MethodError(
-                f"{entry!r} is not a method: pass methods such as noisytune() or smart(), called with their settings."
-            )
+    else:
+        raise MethodError(
+            f"{methods!r} is not a method: pass methods such as noisytune() or smart(), called with their settings."
+        )
 
 
 def conflict(first: Method, second: Method) -> str | None:

@@ -196,7 +196,7 @@ class StepRunner(ABC):
                 for tap in session.taps.values():
                     around.enter_context(tap.watching())
             if parts is not None and not parts.is_clean:
-                # What autocast keeps of a pass without gradient would leave the next one without.
+                # In older versions of torch autocast keeps the weights cast in it, and the next pass has no gradient.
                 around.callback(torch.clear_autocast_cache)
                 around.enter_context(torch.no_grad())
             yield clean

@@ -20,6 +20,7 @@ from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candid
 from steadytune.experiments.local_engine import LocalEngine
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
 from steadytune.experiments.remote import RemoteFolder, open_remote
+from steadytune.experiments.verdict import too_few_seeds
 from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
 
 #: Seconds between two writings of the unfinished comparison.
@@ -112,6 +113,8 @@ class Work:
         """Tune, compare, keep."""
         for note in dict.fromkeys(note for cell in self.cells for note in cell.notes):
             self.note(None, note)
+        if few := too_few_seeds(len(self.settings.all_seeds), sum(bool(c.names) for c in self.compared)):
+            self.note(None, few)
         tuning = self._tuning_runs()
         self._choose_known(tuning)
         expected = self.final_runs()

@@ -13,7 +13,7 @@ from steadytune.core.errors import DataError
 from steadytune.evaluation.sentences import checked_layer, number_of_layers, sentence_vectors
 from steadytune.experiments.fingerprint import LENGTH, data_digest
 from steadytune.experiments.models import longest_input
-from steadytune.tasks.loading import place_of
+from steadytune.tasks.loading import INSTEAD, place_of
 from steadytune.tasks.registry import load_task, task_record
 from steadytune.tasks.retrieval import mining_scores, retrieval_accuracy
 from steadytune.tasks.subset import take_subset
@@ -108,7 +108,7 @@ def find_sentences(data_dir: str | None, limit: int | None, *, ask_hub: bool) ->
         try:
             data = load_task(name, data_dir)
         except DataError as error:
-            notes.append(str(error))
+            notes.append(str(error).replace(INSTEAD, ""))
             continue
         notes += [f"{name}: {note}" for note in data.notes]
         kept = dict(data.splits) if name != "bucc" else _with_both(data.splits)

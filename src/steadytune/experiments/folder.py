@@ -152,6 +152,9 @@ class RunFolder:
 
         Args:
             tell: is given one line for each that is damaged and therefore passed over.
+
+        Raises:
+            DamagedCheckpointError: there are some, and all are damaged.
         """
         from steadytune.core.state import FILE_NAME, read_state, require_sealed  # imports torch
 
@@ -160,14 +163,18 @@ class RunFolder:
 
         folders = [f for f in self.checkpoints.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
         # The stack's state is the last file of a checkpoint, so its presence says that the others are whole.
+        damaged = ""
         for folder in sorted((f for f in folders if (f / FILE_NAME).is_file()), key=updates, reverse=True):
             try:
                 require_sealed(folder)
                 read_state(folder)
             except DamagedCheckpointError as error:
-                tell(f"Passed over: {str(error).partition(': resume')[0]}.")
+                damaged = str(error).partition(": resume")[0]
+                tell(f"Passed over: {damaged}.")
             else:
                 return folder
+        if damaged:
+            raise DamagedCheckpointError(f"{damaged}: no other is whole; remove {self.checkpoints} to begin again.")
         return None
 
     def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,6 +225,11 @@ class RunFolder:
     def logged_seconds(self) -> float:
         """Seconds of training up to the last line of the log."""
         return max((line.get("training_seconds", 0.0) for line in self.read_log()), default=0.0)
+
+    def sync_log(self) -> None:
+        """Wait until the log lies on the disk; what is written after it may say that the run is finished."""
+        if self.log.is_file():
+            sync(self.log)
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to the log."""

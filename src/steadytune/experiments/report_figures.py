@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from markupsafe import Markup
@@ -11,6 +11,7 @@ from steadytune.experiments import report_plots as plots
 from steadytune.experiments.report_curves import CurveView, size_curves, sweep_curves, training_curves
 from steadytune.experiments.report_data import CellView, MethodView, ReportData
 from steadytune.experiments.report_evaluation import calibration_curves, robustness_curves
+from steadytune.experiments.report_extent import CELLS, METHODS, fewer_lines, left_out, most_gaining
 from steadytune.experiments.report_svg import Draw, inline
 from steadytune.experiments.report_text import interval, number, plain_text, ratio, signed
 
@@ -26,32 +27,36 @@ class Picture:
 
 @dataclass
 class Figures:
-    """The plots of a report: for each cell, and over all cells."""
+    """The plots of a report: for each cell, and over all cells; ``note`` says which cells have none."""
 
     cells: list[list[Picture]] = field(default_factory=list)
     sizes: list[Picture] = field(default_factory=list)
     sweeps: list[Picture] = field(default_factory=list)
+    note: str = ""
 
 
 def figures(data: ReportData) -> Figures:
     """Draw every plot that the comparison has values for."""
     made = Figures()
     for place, view in enumerate(data.cells):
-        made.cells.append(_of_cell(view, f"c{place}"))
-    for place, view in enumerate(size_curves(data)):
+        made.cells.append(_of_cell(view, f"c{place}") if place < CELLS else [])
+    if len(data.cells) > CELLS:
+        made.note = f"The first {CELLS} of {len(data.cells)} have plots; the tables are the same for all."
+    for place, view in enumerate(size_curves(data)[:CELLS]):
         made.sizes.append(_curve(view, f"size{place}", "Mean of the seeds."))
-    for place, view in enumerate(sweep_curves(data)):
+    for place, view in enumerate(sweep_curves(data)[:CELLS]):
         made.sweeps.append(_curve(view, f"sweep{place}", "The band is the interval."))
     return made
 
 
 def _of_cell(view: CellView, name: str) -> list[Picture]:
     metric = f"{plain_text(view.cell.metric)} on {view.main.name}"
-    tested = view.main.tested
+    tested = most_gaining(view.main.tested)
+    omitted = left_out(view.main.tested, tested)
     drawn: list[Picture] = []
 
     def add(title: str, caption: str, draw: Draw, description: str) -> None:
-        drawn.append(Picture(title, caption, inline(draw, f"{name}-{len(drawn)}", description)))
+        drawn.append(Picture(title, f"{caption} {omitted}".strip(), inline(draw, f"{name}-{len(drawn)}", description)))
 
     if _has_gain(tested):
         add(
@@ -76,11 +81,15 @@ def _of_cell(view: CellView, name: str) -> list[Picture]:
             "; ".join(f"{m.label}: {ratio(m.step_ratio)} the time, {_gain_in_words(m)}" for m in tested[1:]),
         )
     for curve in (*training_curves(view), *calibration_curves(view), *robustness_curves(view)):
+        curve = fewer_lines(curve, tested)
         add(curve.title, _curve_caption(curve), partial(plots.curves, curve), _in_words(curve))
     return drawn
 
 
 def _curve(view: CurveView, name: str, caption: str) -> Picture:
+    if len(view.lines) > METHODS + 1:
+        caption += f" The first {METHODS + 1} of {len(view.lines)} lines are drawn."
+        view = replace(view, lines=view.lines[: METHODS + 1])
     return Picture(view.title, caption, inline(partial(plots.curves, view), name, _in_words(view)))
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from steadytune.experiments.report_curves import CurveView
 from steadytune.experiments.report_data import Gain, MethodView
+from steadytune.experiments.report_extent import some
 from steadytune.experiments.report_svg import (
     BAD,
     GOOD,
@@ -70,7 +71,7 @@ def _head(panel: Axes, method: MethodView, letters: int) -> None:
 def _slopes(panel: Axes, plain: MethodView, method: MethodView, metric: str, low: float) -> None:
     gains = method.paired.gains if method.paired else {}
     bottom = low + 0.04 * (panel.get_ylim()[1] - low)
-    for seed, after in method.scores.items():
+    for seed, after in some(method.scores).items():
         before = plain.scores.get(seed)
         if after is None:
             text = tip(f"{method.label}, seed {seed}: failed")
@@ -122,7 +123,7 @@ def _gain_row(panel: Axes, place: int, method: MethodView, gain: Gain, letters: 
         panel.plot(gain.interval, (place, place), color=color, linewidth=2.4, solid_capstyle="butt")
         for end in gain.interval:
             panel.plot((end, end), (place - 0.1, place + 0.1), color=color, linewidth=2.4)
-    for seed, value in gain.by_seed.items():
+    for seed, value in some(gain.by_seed).items():
         text = tip(f"{method.label}, seed {seed}: {signed(value, 4)}")
         panel.plot(value, place, "o", color=color, markersize=5, alpha=0.45, markeredgewidth=0, gid=text)
     text = tip(f"{method.label}: mean gain {figures}")

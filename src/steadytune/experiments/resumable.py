@@ -64,6 +64,7 @@ class Resumable:
             self.reporter.stop()
             self.trainer.remove_callback(self.report)
             self.trainer.args.eval_on_start = False
+            self.folder.sync_log()
         if self.trainer.state.global_step >= self.trainer.state.max_steps:
             self._refuse_diverged()
         return self.trainer.state
@@ -85,12 +86,9 @@ class Resumable:
 
     def _lacks_evaluation(self, state: TrainerState) -> bool:
         """Whether a checkpoint was written before the evaluation that falls on its update."""
-        if self.trainer.args.eval_strategy != "epoch" or state.epoch is None:
+        if self.trainer.args.eval_strategy != "epoch" or state.epoch is None or not state.epoch.is_integer():
             return False
-        at_the_end = state.epoch.is_integer() or state.global_step >= state.max_steps
-        return at_the_end and not any(
-            is_evaluation(entry) for entry in state.log_history if entry["step"] == state.global_step
-        )
+        return not any(is_evaluation(entry) for entry in state.log_history if entry["step"] == state.global_step)
 
     def _take_weights(self, checkpoint: str, state: TrainerState) -> None:
         self.trainer._load_from_checkpoint(checkpoint)
@@ -100,6 +98,7 @@ class Resumable:
             self.trainer.add_callback(self.report)
             self.trainer._evaluate(None, None, skip_scheduler=True)
             self.trainer.remove_callback(self.report)
+            self.folder.sync_log()
         self.trainer.stack.finish()
 
     def _refuse_diverged(self) -> None:

@@ -332,6 +332,11 @@ def _describe(error: ValidationError, config: str | Path | None, kind: type[Base
     if first["type"] == "extra_forbidden":
         where = f"--config {config}: " if config is not None else ""
         return f"{where}there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}"
-    problem = first["msg"][0].lower() + first["msg"][1:]
+    problem, near = first["msg"][0].lower() + first["msg"][1:], ""
     given = first["input"]
-    return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}."
+    if first["type"] == "literal_error":
+        problem = f"must be one of {first['ctx']['expected'].replace(' or ', ', ')}"
+        near = did_you_mean(str(given), first["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+    elif first["type"] == "bool_parsing":
+        problem = "must be true or false"
+    return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}.{near}"

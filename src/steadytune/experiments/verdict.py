@@ -197,6 +197,21 @@ def _equal_compute(row: CandidateStatistics) -> str:
     )
 
 
+def too_few_seeds(seeds: int, methods: int) -> str:
+    """What to tell before a comparison that can show nothing; an empty string if it can.
+
+    >>> too_few_seeds(5, 1)
+    'With 5 paired seeds no p < 0.05 is possible, whatever the scores: 6 are the least for 1 method.'
+    >>> too_few_seeds(7, 2)
+    ''
+    """
+    needed = seeds_needed(methods)
+    if methods == 0 or seeds >= needed:
+        return ""
+    of = f"{methods} method{'s' * (methods != 1)}"
+    return f"With {seeds} paired seeds no p < {ALPHA} is possible, whatever the scores: {needed} are the least for {of}."
+
+
 def _reach(statistics: CellStatistics, pairs: int) -> str:
     """That the seeds were too few for so many methods, where that is so."""
     count = len(statistics.methods)

@@ -52,6 +52,14 @@ class SteadyMixin(_Base):
         HostError: the model lacks what a method needs, or runs under ``nn.DataParallel``.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[1 : cls.__mro__.index(SteadyMixin)]
+        behind = [c for c in before if issubclass(c, Trainer) and not issubclass(c, SteadyMixin)]
+        if behind:  # its __init__ would come first, and know no methods
+            name = behind[0].__name__
+            raise HostError(f"Put the mixin in front: class {cls.__name__}(SteadyMixin, {name}).")
+
     def __init__(
         self, *args: Any, methods: Iterable[MethodOrMethods] = (), memory: Memory = "full", **kwargs: Any
     ) -> None:

@@ -39,6 +39,9 @@ class _Smart:
         """
         return (Smoothness(weight=weight, **smoothness), Bregman(weight=proximal_weight, beta=beta))
 
+    def __repr__(self) -> str:
+        return "smart"
+
     def paper(self, weight: float = 1.0, proximal_weight: float = 1.0) -> tuple[LossMethod, ...]:
         """Every setting of the paper written out: epsilon = sigma = 1e-5, eta = 1e-3, S = K = 1, beta .99, then .999.
 

@@ -103,7 +103,9 @@ def method_classes(names: Sequence[str] = ()) -> list[type[Method]]:
 
 def _refuse_unknown_name(name: str, known: Mapping[str, Entry]) -> None:
     if name not in known:
-        raise MethodError(f"There is no method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+        near = did_you_mean(name, known)
+        rest = " `steadytune methods` lists all." if near else f" Known: {', '.join(known)}."
+        raise MethodError(f"There is no method {name!r}.{near}{rest}")
 
 
 def build_methods(

@@ -58,7 +58,7 @@ def check_columns(source: Source, columns: Columns) -> None:
                 f"{file_place(source.path)}: the column {excerpt(name)} occurs {times} times; "
                 "give each column its own name."
             )
-    wanted = {"text_column": columns.text, "text_pair_column": columns.text_pair, "label_column": columns.label}
+    wanted = {"--text-column": columns.text, "--text-pair-column": columns.text_pair, "--label-column": columns.label}
     for option, name in wanted.items():
         if name is None or name in found:
             continue

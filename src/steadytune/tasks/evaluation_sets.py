@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steadytune.core.errors import SteadytuneError
-from steadytune.tasks.loading import load_published
+from steadytune.tasks.loading import INSTEAD, load_published
 from steadytune.tasks.registry import task_names, task_record
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, Task
@@ -108,7 +108,7 @@ def load_evaluation_sets(task_name: str, data_dir: str | Path | None = None) -> 
         try:
             sets[name] = _load(task, task_record(name), split, kind, data_dir)
         except SteadytuneError as error:
-            notes.append(f"Not evaluated on {name}: {error}")
+            notes.append(f"Not evaluated on {name}: {error}".replace(INSTEAD, ""))
     return EvaluationSets(sets, tuple(notes))
 
 

@@ -30,6 +30,9 @@ _MOST_NAMED = 6
 _FIRST = ("train", "validation")
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps the rows of data sets that are published as a script
 
+#: What one can train on where the rows of a task are not to be had.
+INSTEAD = ", or use --task movie-reviews, which needs no Hub"
+
 Found = dict[SplitSource, "Dataset"]
 
 
@@ -109,7 +112,7 @@ def _find(task: Task, data_dir: str | Path | None) -> tuple[Found, str, str]:
     looked.append(f"nothing in the cache {config.HF_DATASETS_CACHE}")
     raise DataError(
         f"--task {task.name}: {', '.join(looked)}, and {reason}. Give a --data-dir that holds "
-        f"{task.sources[0].file}.parquet, or use --task movie-reviews, which needs no Hub."
+        f"{task.sources[0].file}.parquet{INSTEAD}."
     )
 
 

@@ -42,9 +42,9 @@ class TrainSize:
         if rows is None:
             rows = int((self.share or 0) * available + Fraction(1, 2))
         if rows < 1:
-            raise SettingsError(f"the train size gives no row of the {available} available; ask for at least one.")
+            raise SettingsError(f"--train-size gives no row of the {available} available; ask for at least one.")
         if rows > available:
-            raise SettingsError(f"the train size asks for {rows} rows, but there are only {available}.")
+            raise SettingsError(f"--train-size asks for {rows} rows, but there are only {available}.")
         return rows
 
 
@@ -65,11 +65,11 @@ def parse_train_size(size: str | int | TrainSize) -> TrainSize:
     elif re.fullmatch(r"([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})\s*%", text):
         parsed = TrainSize(share=Fraction(text[:-1].strip().rstrip(".")) / 100)
     if parsed is None:
-        raise SettingsError(f"the train size {excerpt(size)} is neither rows such as 500 nor a share such as 10%.")
+        raise SettingsError(f"--train-size {excerpt(size)} is neither rows such as 500 nor a share such as 10%.")
     if parsed.rows == 0 or parsed.share == 0:
-        raise SettingsError(f"the train size {excerpt(size)} is zero; ask for at least one row.")
+        raise SettingsError(f"--train-size {excerpt(size)} is zero; ask for at least one row.")
     if parsed.share is not None and parsed.share > 1:
-        raise SettingsError(f"the train size {excerpt(size)} is more than 100%.")
+        raise SettingsError(f"--train-size {excerpt(size)} is more than 100%.")
     return parsed
 
 

@@ -1,0 +1,51 @@
+"""The verb `init`: look at the user's rows and write a commented configuration for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from steadytune.cli.console import printable
+from steadytune.core.atomic import replaced_when_whole
+from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.experiments.configuration import configuration, recommended, seen
+from steadytune.experiments.first_look import Look, first_look
+from steadytune.experiments.settings import resolve_settings
+
+VERBS = ("compare", "train")
+
+
+def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overwrite: bool, quiet: bool) -> None:
+    """Write the file, and print what was seen and the next command."""
+    if "task" not in given and "train_file" not in given:
+        raise SettingsError(
+            "Nothing to look at: give your rows, as in `steadytune init train.csv`, or --task movie-reviews."
+        )
+    if verb not in VERBS:
+        raise SettingsError(f"--verb {verb}: is none of {', '.join(VERBS)}.{did_you_mean(verb, VERBS)}")
+    if output.exists() and not overwrite:
+        raise SettingsError(f"{output}: exists; give another --output, or --overwrite.")
+    if "test_file" not in given and "task" not in given:
+        given = given | {"hold_out": True}
+    look = first_look(resolve_settings(given))
+    text = configuration(look, given, verb, str(output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_when_whole(output) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    if not quiet:
+        _show(look, output, verb)
+
+
+def _show(look: Look, output: Path, verb: str) -> None:
+    console = Console()
+
+    def line(text: str) -> None:
+        console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+    for sentence in seen(look):
+        line(sentence)
+    for name, (value, why) in recommended(look).items():
+        line(f"{name}: {value} ({why})")
+    line(f"Written: {output}. Next: steadytune {verb} --config {output}")

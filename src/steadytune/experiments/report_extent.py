@@ -1,0 +1,58 @@
+"""How much of a large comparison is drawn: the tables hold everything, the plots what a person can still look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from steadytune.experiments.report_curves import CurveView
+from steadytune.experiments.report_data import MethodView
+
+#: Methods in a plot, beside plain training.
+METHODS = 12
+#: Seeds that a plot shows one by one.
+SEEDS = 40
+#: Tasks and training sizes with plots of their own.
+CELLS = 12
+
+Value = TypeVar("Value")
+
+
+def most_gaining(methods: Sequence[MethodView], most: int = METHODS) -> tuple[MethodView, ...]:
+    """Plain training and, of more methods than ``most``, those that gain most, in their order."""
+    plain, others = methods[:1], methods[1:]
+    if len(others) > most:
+        ranked = sorted(others, key=lambda m: m.gain.mean if m.gain is not None else -float("inf"), reverse=True)
+        kept = {id(method) for method in ranked[:most]}
+        others = [method for method in others if id(method) in kept]
+    return (*plain, *others)
+
+
+def some(by_seed: Mapping[int, Value], most: int = SEEDS) -> dict[int, Value]:
+    """Of more seeds than ``most`` only so many, spread evenly over them.
+
+    >>> some({1: "a", 2: "b", 3: "c", 4: "d"}, 2)
+    {1: 'a', 3: 'c'}
+    """
+    if len(by_seed) <= most:
+        return dict(by_seed)
+    seeds = sorted(by_seed)
+    return {seed: by_seed[seed] for seed in (seeds[i * len(seeds) // most] for i in range(most))}
+
+
+def fewer_lines(view: CurveView, drawn: Sequence[MethodView]) -> CurveView:
+    """The lines of plain training, whatever its length, and of the methods that are drawn."""
+    labels = {method.label for method in drawn}
+    return replace(view, lines=tuple(line for line in view.lines if line.slot == 0 or line.label in labels))
+
+
+def left_out(methods: Sequence[MethodView], drawn: Sequence[MethodView]) -> str:
+    """A sentence for a caption, empty where everything is drawn."""
+    seeds = max((len(method.scores) for method in methods), default=0)
+    parts = []
+    if len(drawn) < len(methods):
+        parts.append(f"Drawn are the {len(drawn) - 1} of {len(methods) - 1} methods that gain most.")
+    if seeds > SEEDS:
+        parts.append(f"Of {seeds:,} seeds {SEEDS} are drawn one by one.")
+    return " ".join(parts)

@@ -1,0 +1,188 @@
+"""How the command line reads: what help costs and teaches, suggestions, completion, and output without a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from steadytune.cli import main, suggestions
+from steadytune.cli.app import app
+from steadytune.cli.verbs import VERBS, named_in, program
+from steadytune.experiments.evaluate_parts import PARTS
+from steadytune.methods.registry import REGISTRY
+from steadytune.tasks.files import FILE_HEADS
+from steadytune.tasks.registry import task_names
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+
+IMPORTED = """
+import json, sys
+import steadytune
+named = {name.split(".")[0] for name in sys.modules}
+print(json.dumps(sorted(named & {"typer", "rich", "pydantic", "yaml", "torch", "numpy", "importlib_metadata"})))
+from steadytune.cli import main
+main(["--help"])
+print()
+print(json.dumps(sorted(name for name in sys.modules if name.startswith("steadytune."))))
+named = {name.split(".")[0] for name in sys.modules}
+print(json.dumps(sorted(named & {"pydantic", "yaml", "numpy", "torch", "scipy"})))
+"""
+
+
+def test_the_package_and_its_help_import_next_to_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert json.loads(lines[0]) == []  # the names of the package are imported when they are used
+    assert json.loads(lines[-1]) == []  # nor do the settings of the verbs exist before one of them is called
+    ours = {name.removeprefix("steadytune.") for name in json.loads(lines[-2])}
+    allowed = {"cli", "cli.app", "cli.verbs", "cli.options", "cli.suggestions", "cli.stopped", "core", "core.errors"}
+    assert ours <= allowed
+
+
+# --- help --------------------------------------------------------------------------------------------
+
+
+def test_every_verb_has_a_group_and_an_example_that_its_options_take() -> None:
+    assert [verb.name for verb in VERBS] == list(COMMANDS)
+    for verb in VERBS:
+        assert verb.panel
+        program_name, name, *arguments = shlex.split(verb.example)
+        assert (program_name, name) == ("steadytune", verb.name)
+        COMMANDS[name].make_context(name, list(arguments))  # raises where an option is unknown
+
+
+def test_options_are_in_groups() -> None:
+    panels = {p.rich_help_panel for p in COMMANDS["compare"].params if p.name != "help"}
+    assert panels == {
+        *("Model", "Data", "Methods", "Training (names of TrainingArguments)", "Output", "Comparison"),
+        "How it is run",
+    }
+    by_name = {p.name: p for p in COMMANDS["train"].params}
+    assert by_name["output_dir"].rich_help_panel == by_name["quiet"].rich_help_panel == "Output"
+    assert "constant_with_warmup" in by_name["lr_scheduler_type"].help
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_fits_80_columns_and_a_log(verb: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    assert f"Example: steadytune {verb}" in " ".join(text.split())
+
+
+def test_only_the_verb_that_is_called_has_its_options_made() -> None:
+    assert named_in(["--debug", "train", "--seed", "1"]) == "train"
+    assert named_in(["report", "runs"]) == ""
+    listed: Any = typer.main.get_command(program("train"))
+    assert len(listed.commands["train"].params) > 30
+    assert [p.name for p in listed.commands["compare"].params] == []
+    assert listed.commands["compare"].help == COMMANDS["compare"].help
+
+
+# --- suggestions -------------------------------------------------------------------------------------
+
+ROWS = ("train", "--train-file", "train.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["comapre"], "Did you mean 'compare'?"),
+        (["train", "--lerning-rate", "1"], "Did you mean '--learning-rate'?"),
+        (
+            [*ROWS, "--methods", "smrat"],
+            "There is no method 'smrat'. Did you mean 'smart'? `steadytune methods` lists",
+        ),
+        ([*ROWS, "--methods", "smart", "--set", "smart.wieght=3"], "Did you mean 'weight'?"),
+        (["train", "--task", "movie-review"], "Did you mean 'movie-reviews'?"),
+        ([*ROWS, "--head", "clasification"], "--head: must be one of 'classification', "),
+        ([*ROWS, "--head", "clasification"], "got 'clasification'. Did you mean 'classification'?"),
+        (
+            ["compare", *ROWS[1:], "--engine", "locl"],
+            "--engine: must be one of 'local', 'ray'; got 'locl'. Did you mean",
+        ),
+        ([*ROWS, "--text-column", "txt"], "Did you mean 'text'? Name the column with --text-column."),
+        (["evaluate", ".", "--only", "calibation"], "Did you mean 'calibration'?"),
+        ([*ROWS, "--train-size", "0%"], "--train-size '0%' is zero"),
+        ([*ROWS, "--group-by-length", "maybe"], "--group-by-length: must be true or false; got 'maybe'."),
+        ([*ROWS, "--config", "c.yaml"], "there is no setting 'sede'. Did you mean 'seed'?"),
+    ],
+)
+def test_a_near_name_is_suggested(tmp_path: Path, monkeypatch, capsys, arguments, told) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,x\nb,y\n" * 10)
+    (tmp_path / "c.yaml").write_text("sede: 3\n")
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_options_may_be_written_as_training_arguments_are(capsys) -> None:
+    assert main(["train", "--learning_rate", "-1"]) == 2
+    assert "--learning-rate: input should be greater than 0" in capsys.readouterr().err
+
+
+# --- completion --------------------------------------------------------------------------------------
+
+
+def completed(line: str, capsys, monkeypatch) -> list[str]:
+    """What bash is offered at the end of a line."""
+    words = line.split(" ")
+    for name, value in (("COMP_WORDS", line), ("COMP_CWORD", str(len(words) - 1))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("_STEADYTUNE_COMPLETE", "complete_bash")
+    with pytest.raises(SystemExit):
+        main([])
+    return capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("steadytune comp", ["compare"]),
+        ("steadytune train --gradient-c", ["--gradient-checkpointing"]),
+        ("steadytune compare --first", ["--first-seed"]),
+        ("steadytune train --methods noisytune,smoo", ["noisytune,smoothness"]),
+        ("steadytune compare --methods none,noisytune+smoo", ["none,noisytune+smoothness"]),
+        ("steadytune train --set r_dr", ["r_drop."]),
+        ("steadytune methods mean", ["mean_teacher"]),
+        ("steadytune explain fr", ["freeat", "freelb", "freeze"]),
+        ("steadytune train --task movie", ["movie-reviews"]),
+        ("steadytune multitask --tasks rte,movie", ["rte,movie-reviews"]),
+        ("steadytune train --lr-scheduler-type cons", ["constant", "constant_with_warmup"]),
+        ("steadytune train --head tok", ["token_classification"]),
+        ("steadytune evaluate run --only sets,cal", ["sets,calibration"]),
+        ("steadytune init --verb tr", ["train"]),
+        ("steadytune train --train-file tr", []),  # left to the shell, which knows the files
+    ],
+)
+def test_shells_complete(line: str, offered: list[str], capsys, monkeypatch) -> None:
+    assert completed(line, capsys, monkeypatch) == offered
+
+
+def test_what_is_completed_is_what_there_is() -> None:
+    assert suggestions.method_names()[: len(REGISTRY)] == list(REGISTRY)
+    assert suggestions.tasks("") == list(task_names())
+    assert suggestions.HEADS == FILE_HEADS
+    assert set(suggestions.PARTS) == set(PARTS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_shown(shell: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("_STEADYTUNE_COMPLETE", f"source_{shell}")
+    with pytest.raises(SystemExit):
+        main([])
+    script = capsys.readouterr().out
+    assert "_STEADYTUNE_COMPLETE=complete_" in script.replace(f"{shell}_complete", f"complete_{shell}")
+    assert re.search(r"\bsteadytune\b", script)

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist clean
+.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist torture clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -77,6 +77,13 @@ docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/test_site.py
+
+# Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
+KILLS ?= 1000
+SEED ?= 0
+torture: $(STAMP)
+	$(BIN)/python tests/faults/torture.py --kills $(KILLS) --seed $(SEED) \
+		--output benchmarks/results/torture_kills.json
 
 # Tries every method on every head of every model family, and writes docs/families.md (two minutes).
 families: $(STAMP)

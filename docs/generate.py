@@ -15,7 +15,7 @@ from pathlib import Path
 
 from code_map import code_map
 from evidence import evidence_table
-from speed_table import speed_tables
+from speed_table import missed_table, speed_tables
 
 from steadytune.contract import PROPERTIES
 from steadytune.contract.matrix import Refusals, everything, table
@@ -29,6 +29,7 @@ PAGE = Path(__file__).parent / "compatibility.md"
 TASKS_PAGE = Path(__file__).parent / "tasks.md"
 SETTINGS_PAGE = Path(__file__).parent / "hyper-parameters.md"
 SPEED_PAGE = Path(__file__).parent / "speed.md"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "README.md"
 MAP_PAGE = Path(__file__).parent / "code-map.md"
 START_PAGE = Path(__file__).parent / "index.md"
 README = Path(__file__).parents[1] / "README.md"
@@ -204,6 +205,7 @@ def generated() -> dict[Path, str]:
         README: _with_table(README, evidence_table()),
         START_PAGE: _with_table(START_PAGE, evidence_table(linked=False)),
         SPEED_PAGE: _with_table(SPEED_PAGE, speed_tables()),
+        BENCHMARKS: _with_table(BENCHMARKS, missed_table()),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from what `make bench` and `make bench-gpu` have kept."""
+"""The tables of docs/speed.md and benchmarks/README.md, from what `make bench` and `make bench-gpu` have kept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ def speed_tables(folder: Path = RESULTS) -> list[str]:
     for path in sorted(folder.glob("speed_*.json")):
         lines += _section(json.loads(path.read_text(encoding="utf-8")), path.name)
     return lines or ["Nothing has been measured yet."]
+
+
+def missed_table(folder: Path = RESULTS) -> list[str]:
+    """One row for each target that a machine has missed, for benchmarks/README.md."""
+    lines = ["| machine | what | measured | target | off by |", "|---|---|---|---|---|"]
+    for path in sorted(folder.glob("speed_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for row in (row for part in content["parts"].values() for row in part["rows"]):
+            if row["verdict"].startswith("missed"):
+                lines.append(f"| {path.stem.removeprefix('speed_')} {_missed(row)}")
+    return lines if len(lines) > 2 else ["Nothing that was measured has missed its target."]
+
+
+def _missed(row: dict[str, Any]) -> str:
+    distance = f"{row['value'] / row['limit'] - 1:+.0%}" if row["limit"] else _number(row["value"])
+    within = ", within the spread" if "within" in row["verdict"] else ""
+    sign = "≤" if row["bound"] == "at most" else "≥"
+    what, value, limit = _cell(row["what"]), _number(row["value"]), _number(row["limit"])
+    return f"| {what} | {value} {row['unit']} | {sign} {limit} | {distance}{within} |"
 
 
 def _section(content: dict[str, Any], name: str) -> list[str]:

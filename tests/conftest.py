@@ -21,6 +21,8 @@ from steadytune.core.step import Step
 from steadytune.methods import smoothness as smoothness_file
 
 torch.set_num_threads(1)
+# No test outlives a power cut, and each of thousands of files would wait some milliseconds for the disk.
+os.fsync = lambda _descriptor: None
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell script ignores Ctrl-C in what it starts with `&`, and so would every process that a test stops by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,6 +16,7 @@ import glue_rows
 import heads
 import pytest
 import yaml
+from test_compare import InProcess
 
 from steadytune.cli import main
 from steadytune.experiments.settings import resolve_settings
@@ -24,6 +25,7 @@ from steadytune.methods.registry import method_classes
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "src" / "steadytune" / "methods").glob("*.md"))
+README = PAGES[0].read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: A file that is shown: its name, and then its content.
 SHOWN_FILE = re.compile(r"^`([\w.-]+)`\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -67,43 +69,57 @@ def test_configurations_are_valid(code, tmp_path):
     assert resolve_settings({}, tmp_path / "config.yaml").methods == ["noisytune", "smart"]
 
 
+def on_fewer_rows(arguments: list[str]) -> list[str]:
+    """The command itself, made short."""
+    verb = arguments[0]
+    if verb in ("multitask", "hybrid"):
+        arguments = [*arguments, "--max-steps", "1"]
+    if verb in ("train", "compare"):
+        arguments = [*arguments, "--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]
+    if verb == "compare":
+        arguments = [*arguments, "--seeds", "1", "--learning-rates", "1e-4", "--methods", "none,noisytune"]
+    if verb == "evaluate":
+        arguments = [*arguments, "--max-eval-samples", "4", "--seeds", "1"]
+    if any("suites/" in argument for argument in arguments):
+        arguments = [*arguments, "--tasks", "rte", "--train-sizes", "8"]
+    return arguments
+
+
+def write_what_is_named(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader's files, data sets and earlier runs."""
+    verb, first = [*shlex.split(line), ""][1:3]
+    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
+    for name in ("train.csv", "test.csv"):
+        (folder / name).write_text("text,label\n" + rows)
+    for page in PAGES:
+        for name, content in SHOWN_FILE.findall(page.read_text(encoding="utf-8")):
+            (folder / name).write_text(content)
+    if "--model decoder" in line:
+        heads.language_model_folder(folder / "decoder", "llama")
+    if "rte" in line or verb == "hybrid":
+        data = glue_rows.write_tasks(folder / "data", {"rte": 8, "mrpc": 8, "sst2": 8, "stsb": 8}, 4)
+        monkeypatch.setenv("STEADYTUNE_DATA", str(glue_rows.write_wnli(data)))
+        glue_rows.language_model_folder(folder / "bert-base-uncased")
+    if "suites/" in line:
+        (folder / "suites").symlink_to(ROOT / "suites")
+        (folder / "data").mkdir(exist_ok=True)
+        glue_rows.write_tasks(folder / "data", {"rte": 40}, 4)
+    if "runs/mtl/" in line:  # of multi-task training that has ended
+        assert main(["multitask", "--tasks", "rte,sst2", "--max-steps", "1", "--output-dir", "runs/mtl"]) == 0
+    if verb == "evaluate":
+        assert main(["train", "--train-file", "train.csv", "--max-steps", "1", "--output-dir", first]) == 0
+    if verb == "report":
+        (folder / first).mkdir(parents=True)
+        (folder / first / "comparison.json").write_text(json.dumps(comparisons.comparison().as_json()))
+
+
 @pytest.mark.parametrize("line", commands("steadytune"))
 def test_commands_work(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rows = "".join(f"a {'good' if i % 2 else 'bad'} film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
-    for name in ("train.csv", "test.csv"):
-        (tmp_path / name).write_text("text,label\n" + rows)
-    for page in PAGES:
-        for name, content in SHOWN_FILE.findall(page.read_text(encoding="utf-8")):
-            (tmp_path / name).write_text(content)
-    if "--model decoder" in line:  # one of the reader's own
-        heads.language_model_folder(tmp_path / "decoder", "llama")
-    arguments = shlex.split(line)[1:]
-    if "rte" in line or arguments[0] == "hybrid":  # on rows of these tasks
-        rows = glue_rows.write_tasks(tmp_path / "data", {"rte": 8, "mrpc": 8, "sst2": 8, "stsb": 8}, 4)
-        monkeypatch.setenv("STEADYTUNE_DATA", str(glue_rows.write_wnli(rows)))
-        glue_rows.language_model_folder(tmp_path / "bert-base-uncased")
-    if "suites/" in line:
-        (tmp_path / "suites").symlink_to(ROOT / "suites")
-        arguments += ["--tasks", "rte", "--train-sizes", "8"]
-        (tmp_path / "data").mkdir(exist_ok=True)
-        glue_rows.write_tasks(tmp_path / "data", {"rte": 40}, 4)
-    if "runs/mtl/" in line:  # of multi-task training that has ended
-        assert main(["multitask", "--tasks", "rte,sst2", "--max-steps", "1", "--output-dir", "runs/mtl"]) == 0
-    if arguments[0] in ("multitask", "hybrid"):
-        arguments += ["--max-steps", "1"]
-    if arguments[0] in ("train", "compare"):  # the command itself, on fewer rows
-        arguments += ["--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]
-    if arguments[0] == "compare":
-        arguments += ["--seeds", "1", "--learning-rates", "1e-4", "--methods", "none,noisytune"]
-    if arguments[0] == "evaluate":  # a run that is there
-        assert main(["train", "--train-file", "train.csv", "--max-steps", "1", "--output-dir", arguments[1]]) == 0
-        arguments += ["--max-eval-samples", "4", "--seeds", "1"]
-    if arguments[0] == "report":  # of a comparison that is there
-        (tmp_path / arguments[1]).mkdir(parents=True)
-        content = json.dumps(comparisons.comparison().as_json())
-        (tmp_path / arguments[1] / "comparison.json").write_text(content)
-    assert main(arguments) == 0, capsys.readouterr().err
+    write_what_is_named(line, tmp_path, monkeypatch)
+    if line not in README:  # a worker process takes seconds to start: once is enough
+        monkeypatch.setattr("steadytune.experiments.compare.make_engine", lambda settings: InProcess())
+    assert main(on_fewer_rows(shlex.split(line)[1:])) == 0, capsys.readouterr().err
 
 
 def test_every_make_command_is_a_target():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +19,7 @@ from steadytune import Stack, bregman, smart, smoothness
 from steadytune.contract.families import batch_for, build
 from steadytune.contract.tiny import move_teachers, noise_by_position
 from steadytune.core.cost import Cost
-from steadytune.core.errors import HostError, MethodError
+from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import PLAIN_STEP
 from steadytune.core.method import LossMethod
 from steadytune.core.part import part_of_inputs
@@ -193,6 +195,34 @@ def test_prices_by_hand() -> None:
     total = sum((m.cost() for m in (smoothness(one_in=5), bregman(every=5))), start=PLAIN_STEP)
     assert total.units / 3 == pytest.approx(1.4)
     assert "1.40 x a plain step" in str(Stack([smoothness(one_in=5), bregman(every=5)]).explain())
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_from_before_a_setting_existed_is_continued_at_its_default() -> None:
+    def saved_without(*names: str) -> dict[str, Any]:
+        with Stack([smoothness(radius=0.1)]) as stack:
+            stack.prepare(tiny.bert())
+            state = stack.state_dict()
+        description = json.loads(state["description"])
+        for name in names:
+            del description["methods"][0][name]
+        return state | {"description": json.dumps(description)}
+
+    older = saved_without("one_in", "every")
+    cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({"every": 2}, False), ({"weight": 2.0}, False)]
+    for settings, is_same in cases:
+        with Stack([smoothness(radius=0.1, **settings)]) as stack:
+            stack.prepare(tiny.bert())
+            with contextlib.nullcontext() if is_same else pytest.raises(CheckpointError, match="other methods"):
+                stack.load(older)
+    with Stack([smoothness()]) as stack:
+        stack.prepare(tiny.bert())
+        with pytest.raises(CheckpointError, match="other methods"):
+            stack.load(saved_without("one_in", "every"))  # its radius is another
+        with pytest.raises(CheckpointError, match="other methods"):
+            stack.load(saved_without("name"))
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ def test_a_method_needs_no_list() -> None:
 
 
 def test_a_method_that_was_not_called_is_named() -> None:
-    with pytest.raises(MethodError, match="^smart is not a method: pass methods such as"):
+    with pytest.raises(MethodError, match=r"^smart is not a method: pass methods such as"):
         Stack([smart])  # pyright: ignore[reportArgumentType]
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from steadytune.core.errors import SteadytuneError as SteadytuneError
     from steadytune.core.explain import Explanation as Explanation
     from steadytune.core.stack import Stack as Stack
+    from steadytune.experiments.interactive import compare as compare
     from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
+    from steadytune.experiments.report import report as report
     from steadytune.hosts.trainer import SteadyMixin as SteadyMixin
     from steadytune.hosts.trainer import SteadyTrainer as SteadyTrainer
     from steadytune.methods.alum import Alum as alum
@@ -59,6 +61,7 @@ _HOME = {
     "alum": "steadytune.methods.alum:Alum",
     "asam": "steadytune.methods.presets:asam",
     "bregman": "steadytune.methods.bregman:Bregman",
+    "compare": "steadytune.experiments.interactive:compare",
     "child_tuning": "steadytune.methods.child_tuning:ChildTuning",
     "ema": "steadytune.methods.presets:ema",
     "freeat": "steadytune.methods.freeat:FreeAT",
@@ -80,6 +83,7 @@ _HOME = {
     "radam": "steadytune.methods.radam:RAdam",
     "recadam": "steadytune.methods.recadam:RecAdam",
     "reinit": "steadytune.methods.reinit:Reinit",
+    "report": "steadytune.experiments.report:report",
     "sam": "steadytune.methods.sam:SAM",
     "slanted_triangular": "steadytune.methods.slanted_triangular:SlantedTriangular",
     "smart": "steadytune.methods.presets:smart",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from steadytune.cli import main
 
-LONGEST_SECONDS = 10.0
+#: Of work; a machine with other work to do may take longer by the clock, which catches what waits for nothing.
+LONGEST_SECONDS, LONGEST_BY_THE_CLOCK = 10.0, 120.0
 LONGEST_LINE = 2000
 DONE, REFUSED, STOPPED = 0, 2, 130
 
@@ -39,13 +40,19 @@ def _in_time() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hung
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, LONGEST_SECONDS),
+        (signal.ITIMER_REAL, signal.SIGALRM, LONGEST_BY_THE_CLOCK),
+    )
+    before = {number: signal.signal(number, stop) for _, number, _ in timers}
+    for timer, _, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer, number, _ in timers:
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def command(arguments: Sequence[str], *, allowed: Sequence[int] = (DONE, REFUSED, STOPPED)) -> Outcome:
@@ -55,7 +62,7 @@ def command(arguments: Sequence[str], *, allowed: Sequence[int] = (DONE, REFUSED
         Fault: it took over 10 seconds, ended in an error of ours, or showed more than one clean line for its error.
     """
     output, errors = io.StringIO(), io.StringIO()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with _in_time(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             status = main(list(arguments))
@@ -63,8 +70,8 @@ def command(arguments: Sequence[str], *, allowed: Sequence[int] = (DONE, REFUSED
         raise Fault(f"no answer in {LONGEST_SECONDS:g} s") from None
     except SystemExit as end:
         raise Fault(f"ended the process: {end}") from end
-    if time.monotonic() - began > LONGEST_SECONDS:
-        raise Fault(f"took {time.monotonic() - began:.1f} s")
+    if time.process_time() - began > LONGEST_SECONDS:
+        raise Fault(f"took {time.process_time() - began:.1f} s")
     outcome = Outcome(status, output.getvalue(), errors.getvalue())
     _check(outcome, allowed)
     return outcome

@@ -117,12 +117,28 @@ class ModelFolders:
         folder = self.place / "model"
         shutil.copytree(self.model, folder)
         (folder / case.name).write_bytes(case.content)
-        arguments = ["train", "--train-file", "t.csv", "--model", "./model", "--output-dir", "out", "--use-cpu", "--quiet"]
+        arguments = [
+            "train",
+            "--train-file",
+            "t.csv",
+            "--model",
+            "./model",
+            "--output-dir",
+            "out",
+            "--use-cpu",
+            "--quiet",
+        ]
         outcome = command([*arguments, "--max-steps", "1", "--max-length", "8"], allowed=(DONE, REFUSED))
         return "refused" if outcome.status == REFUSED else "accepted"
 
 
-HOSTILE_NAMES = ("adapter_config.json", "pytorch_model.bin", "tokenizer.json", "generation_config.json", "chat_template.jinja")
+HOSTILE_NAMES = (
+    "adapter_config.json",
+    "pytorch_model.bin",
+    "tokenizer.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
 
 
 class Results:
@@ -130,7 +146,7 @@ class Results:
 
     name = "results folders"
 
-    def __init__(self, place: Path, model: Path) -> None:  # noqa: ARG002 - as the others have it
+    def __init__(self, place: Path, model: Path) -> None:
         self.place = place
         made = comparisons.comparison(comparisons.cell(seeds=2))
         self.content = json.dumps(made.as_json()).encode()
@@ -158,7 +174,23 @@ class Results:
         return "refused" if outcome.status == REFUSED else "accepted"
 
 
-VALUES = (None, True, -1, 1e308, 10**400, "", "x", "\x1b[31m", [], {}, [[]], {"a": []}, float("nan"), "../../x", "\ud800")
+VALUES = (
+    None,
+    True,
+    -1,
+    1e308,
+    10**400,
+    "",
+    "x",
+    "\x1b[31m",
+    [],
+    {},
+    [[]],
+    {"a": []},
+    float("nan"),
+    "../../x",
+    "\ud800",
+)
 
 
 def _with_other_value(content: bytes, chance: Random) -> bytes:

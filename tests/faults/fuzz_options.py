@@ -14,7 +14,25 @@ from steadytune.experiments.settings import TrainSettings
 
 #: Verbs that look outside the working folder.
 LEFT_OUT = ("doctor",)
-NUMBERS = ("0", "1", "2", "-1", "1e-4", "0.5", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 5000, "1_0", "0x10", "٣", "1.", "")
+NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "-1",
+    "1e-4",
+    "0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "9" * 30,
+    "9" * 5000,
+    "1_0",
+    "0x10",
+    "٣",
+    "1.",
+    "",
+)
 WORDS = (
     *("", " ", "none", "smart", "noisytune,smart", "smart+noisytune", "smart(weight=3)", "smart(", "smart(weight=[)", ",,,"),
     *("pgd,freelb", "no such", "\0", "\x1b[31m", "\x1b]52;c;eA==\a", "[red]x[/red]", "[link=http://x]", "é", "a\nb", "\u202e"),
@@ -23,7 +41,23 @@ WORDS = (
     *("smart.weight=" + "[" * 3000, "trials=3", "smart.weight=0.5:8", "trials=x", "rte", "rte,mrpc", "movie-reviews", "50%", "0%"),
     *("t.csv", "label", "text", "classification", "linear", "2024-99-99", "a" * 100_000, "\udcff", "{}", "{{7*7}}", "1:2", "%s"),
 )  # fmt: skip
-PLAIN_VALUES = ("1", "2", "0.5", "1e-3", "64", "yes", "off", "'7'", "a.b", "label", "linear", "none,smart", "3.0", "0.0", "~")
+PLAIN_VALUES = (
+    "1",
+    "2",
+    "0.5",
+    "1e-3",
+    "64",
+    "yes",
+    "off",
+    "'7'",
+    "a.b",
+    "label",
+    "linear",
+    "none,smart",
+    "3.0",
+    "0.0",
+    "~",
+)
 YAML_VALUES = (
     *NUMBERS[:-1],
     *("yes", "no", "~", "null", "''", "[]", "{}", "[1, 2]", "[[1]]", "{a: 1}", "{1: {2: 3}}", "2024-01-01", "2024-99-99", "1:30"),

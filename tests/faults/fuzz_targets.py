@@ -28,7 +28,20 @@ from steadytune.experiments.encoding import encode
 from steadytune.experiments.run import Interrupted
 
 HEADS = ("classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm")
-EXTENSIONS = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet", ".conll", ".txt", ".CSV", ".csv.gz", ".yaml", "")
+EXTENSIONS = (
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".parquet",
+    ".conll",
+    ".txt",
+    ".CSV",
+    ".csv.gz",
+    ".yaml",
+    "",
+)
 TEXTS = ("good film", "a bad, long plot", 'the "fine" dull', "not very poor")
 
 
@@ -89,8 +102,12 @@ def data_seeds() -> list[Case]:
     lists = [{"text": text, "label": ["a", "b"][: i % 3]} for i, (text, _) in enumerate(classes)]
     tagged = "".join("film B-X\nthe O\n\nbad O\nplot I-X\n\n" for _ in range(4))
     answers = {"text": ["plot"], "answer_start": [4]}
-    questions = [{"id": f"q{i}", "question": f"what {i}?", "context": "the plot é", "answers": answers} for i in range(8)]
-    nested = [{"id": q["id"], "question": q["question"], "answers": [{"text": "plot", "answer_start": 4}]} for q in questions]
+    questions = [
+        {"id": f"q{i}", "question": f"what {i}?", "context": "the plot é", "answers": answers} for i in range(8)
+    ]
+    nested = [
+        {"id": q["id"], "question": q["question"], "answers": [{"text": "plot", "answer_start": 4}]} for q in questions
+    ]
     squad = {"data": [{"title": "t", "paragraphs": [{"context": "the plot é", "qas": nested}]}]}
     prompts = [{"prompt": text, "answer": f"so {i}"} for i, (text, _) in enumerate(classes)]
     words = [{"tokens": ["the", "plot"], "tags": ["O", f"B-{'XY'[i % 2]}"]} for i in range(8)]
@@ -98,7 +115,7 @@ def data_seeds() -> list[Case]:
         Case("a.csv", _table(classes)),
         Case("a.csv", _table(scores), ("--head", "regression")),
         Case("a.csv", _table(pairs, ("text", "text_pair", "label"))),
-        Case("a.csv", _table(pairs, ("q", "p", "y")), tuple("--text-column q --label-column y".split())),
+        Case("a.csv", _table(pairs, ("q", "p", "y")), tuple(["--text-column", "q", "--label-column", "y"])),
         Case("a.csv", _table(sets), ("--head", "multi_label")),
         Case("a.tsv", _table(classes, delimiter="\t")),
         Case("a.jsonl", _objects(keyed)),
@@ -241,7 +258,9 @@ def _check_settings(content: bytes, settings: Any) -> None:
 
 def _means(written: str, got: Any) -> bool:
     if isinstance(got, bool):
-        return written.lower() in (("true", "yes", "on", "1", "y", "t") if got else ("false", "no", "off", "0", "n", "f"))
+        return written.lower() in (
+            ("true", "yes", "on", "1", "y", "t") if got else ("false", "no", "off", "0", "n", "f")
+        )
     if got is None:
         return written.lower() in ("", "~", "null")
     if isinstance(got, int | float):

@@ -131,9 +131,10 @@ def test_a_term_is_named_by_its_example(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Step, "divergence", spoilt)
     model = tiny.bert()
-    with pytest.raises(DivergedError, match="update 1; not a finite number: bregman of example 4"), Stack([
-        smoothness(), bregman(early_fraction=0.0)
-    ]) as stack:
+    with (
+        pytest.raises(DivergedError, match="update 1; not a finite number: bregman of example 4"),
+        Stack([smoothness(), bregman(early_fraction=0.0)]) as stack,
+    ):
         stack.prepare(model)
         optimizer = stack.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
         stack.backward(model, tiny.batch(4))
@@ -243,8 +244,15 @@ def test_a_trainer_keeps_no_broken_model_as_its_best(methods: list[Any], tmp_pat
     trainer = Breaks(
         model=tiny.bert(),
         args=tiny.arguments(
-            tmp_path, max_steps=6, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
-            load_best_model_at_end=True, logging_strategy="steps", logging_steps=1,
+            tmp_path,
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=2,
+            eval_strategy="steps",
+            eval_steps=2,
+            load_best_model_at_end=True,
+            logging_strategy="steps",
+            logging_steps=1,
         ),  # fmt: skip
         train_dataset=tiny.dataset(),
         eval_dataset=tiny.dataset(8, seed=1),

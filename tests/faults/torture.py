@@ -49,9 +49,9 @@ COMMANDS: tuple[tuple[Command, int], ...] = (
     (train_command("none", save_total_limit=1), 2),
     (train_command("swa", save_total_limit=1), 1),
     (train_command("layerwise_decay,mixout,ema"), 1),
-    (train_command("freelb,r_drop", gradient_accumulation_steps=2, save_steps=1), 1),
+    (train_command("freelb", gradient_accumulation_steps=2, save_steps=1), 1),
     (train_command("child_tuning,l2_sp", logging_steps=1, save_total_limit=3), 1),
-    (compare_command("smart"), 2),
+    (compare_command("smart"), 1),
     (compare_command("noisytune", workers=2, seeds=2, learning_rates="1e-3"), 1),
 )
 
@@ -83,7 +83,7 @@ class Torture:
             where = copy_place(self.base, self.place / f"undisturbed-{which}")
             self._expected[which] = undisturbed(COMMANDS[which][0], where)
         expected = self._expected[which]
-        fates = [drawn_fate(chance, expected.operations, expected.seconds) for _ in range(chance.randint(2, 8))]
+        fates = [drawn_fate(chance, expected.operations, expected.seconds) for _ in range(chance.randint(4, 12))]
         where = copy_place(self.base, self.place / f"story-{number}")
         happened = story(expected, where, fates)
         if not happened.faults:
@@ -102,12 +102,17 @@ class Torture:
 
 def environment() -> dict[str, Any]:
     """Where and of what the figures are."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     import transformers
 
+    import steadytune
+
+    def git(*arguments: str) -> str:
+        asked = ["git", "-C", str(Path(steadytune.__file__).parent), *arguments]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
     return {
-        "commit": commit,
+        "commit": git("rev-parse", "HEAD"),
+        "source_differs_from_commit": bool(git("status", "--porcelain", ".")),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -152,7 +157,8 @@ def _all(torture: Torture, options: argparse.Namespace) -> list[dict[str, Any]]:
                 faults.append({"repeat": f"{options.seed}-{number}", "command": command.name, **asdict(happened)})
             done = sum(by_kind.values())
             line = f"{done}/{options.kills} kills, {count} stories, {time.monotonic() - began:.0f} s"
-            print(f"{line}, {len(faults)} wrong", *happened.faults[:3], sep="\n    ", flush=True)
+            again = [f"again with --repeat {options.seed}-{number}"] if happened.faults else []
+            print(f"{line}, {len(faults)} wrong", *happened.faults[:3], *again, sep="\n    ", flush=True)
             if count % 10 == 0 or happened.faults or done >= options.kills:
                 _keep(options.output, options.seed, began, count, torn, by_kind, by_command, faults)
     except KeyboardInterrupt:

@@ -69,7 +69,10 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 def _is_failed_write(error: BaseException) -> bool:
     """Whether saving weights failed, which safetensors and torch do not tell by an OSError."""
-    signs = {"SafetensorError": ("I/O error",), "RuntimeError": ("PytorchStreamWriter", "iostream error")}
+    signs = {
+        "SafetensorError": ("I/O error",),
+        "RuntimeError": ("PytorchStreamWriter", "iostream error", "Parent directory"),
+    }
     return any(sign in str(error) for sign in signs.get(type(error).__name__, ()))
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 SHOWN = (
     *("accuracy", "exact_match", "f1", "f1_micro", "matthews", "pearson", "spearman", "mse"),
@@ -97,9 +97,34 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+class PlainTable(Table):
+    """A table whose title, headings and cells are text and nothing else, wherever they come from.
+
+    Markup such as ``[link=...]`` is shown as it is written, and control characters are escaped.
+    """
+
+    def __init__(self, *headings: str, title: str | None = None, **settings: Any) -> None:
+        super().__init__(title=None if title is None else as_text(title, "bold"), **settings)
+        for heading in headings:
+            self.add_column(heading)
+
+    def add_column(self, header: Any = "", *args: Any, **settings: Any) -> None:
+        """As in `Table`."""
+        super().add_column(as_text(header), *args, **settings)
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """As in `Table`."""
+        super().add_row(*(as_text(cell) for cell in cells), **settings)
+
+
+def as_text(value: Any, style: str = "") -> Any:
+    """A string as text without markup or control characters; other things as they are."""
+    return Text(printable(value), style=style) if isinstance(value, str) else value
+
+
 def before_and_after(metrics: Mapping[str, Any]) -> Table:
     """A table of the scores before and after training, one row per split."""
-    table = Table(title=None, header_style="bold")
+    table = PlainTable(header_style="bold")
     splits = metrics["after"]
     main = [metrics["metric"]] if "metric" in metrics else []
     names = [n for n in dict.fromkeys([*main, *SHOWN]) if n in next(iter(splits.values()))][:2]
@@ -110,13 +135,13 @@ def before_and_after(metrics: Mapping[str, Any]) -> Table:
     for split, after in splits.items():
         before = metrics["before"].get(split, {})
         cells = [_change(before.get(name), after.get(name)) for name in ("loss", *names)]
-        table.add_row(escape(printable(split)), f"{after['rows']:,}", *cells)
+        table.add_row(split, f"{after['rows']:,}", *cells)
     return table
 
 
 def transfer_table(found: Mapping[str, Mapping[str, Any]], metric: str) -> Table:
     """A table of cross-lingual transfer, one row per language: the score, and what is lost against English."""
-    table = Table(title=None, header_style="bold")
+    table = PlainTable(header_style="bold")
     for name in ("language", "split"):
         table.add_column(name)
     for name in (metric, "gap to en"):

@@ -53,10 +53,15 @@ def run_evaluation(
         return
     if quiet:
         return
-    for table in tables(content, options.only):
+    file = output or run / FILE_NAME
+    try:
+        shown = list(tables(content, options.only))
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise SettingsError(f"{file}: is damaged ({error!r}); delete it to measure again.") from error
+    for table in shown:
         console.print(table)
     if output or is_run(run):
-        tell(f"Kept in {output or run / FILE_NAME}")
+        tell(f"Kept in {file}")
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from steadytune.cli.console import printable
+from steadytune.cli.console import PlainTable, printable
 
 Content = Mapping[str, Any]
 MOST_METRICS = 4
@@ -27,7 +27,7 @@ def tables(content: Content, only: Sequence[str] = ()) -> Iterator[Table | str]:
             yield from found if isinstance(found, list) else [found]
     for name, reason in content["not_done"].items():
         if not only or name in only:
-            yield f"[bold]{name}[/] not done: {escape(printable(reason))}"
+            yield f"[bold]{escape(printable(name))}[/] not done: {escape(printable(str(reason)))}"
 
 
 def _sets(content: Content) -> Table:
@@ -37,7 +37,7 @@ def _sets(content: Content) -> Table:
     table = _table("Sets", "set", "kind", "rows", *names)
     for name, entry in found.items():
         kind = entry["kind"].replace("_", " ")
-        table.add_row(_text(name), kind, f"{entry['rows']:,}", *(_number(entry["metrics"].get(n)) for n in names))
+        table.add_row(name, kind, f"{entry['rows']:,}", *(_number(entry["metrics"].get(n)) for n in names))
     return table
 
 
@@ -50,7 +50,7 @@ def _annotators(content: Content) -> Table:
             five, hundred = group["five"], group["hundred"] or {}
             values = (group["accuracy"], five["kl"], five["cross_entropy"], five["js"], five["total_variation"])
             shown = [_number(v, 3) for v in (*values, hundred.get("kl"))]
-            table.add_row(_text(name), agreement, f"{group['rows']:,}", *shown)
+            table.add_row(name, agreement, f"{group['rows']:,}", *shown)
             name = ""  # noqa: PLW2901 - once per set
     return table
 
@@ -59,7 +59,7 @@ def _calibration(content: Content) -> Table:
     table = _table("Calibration (after temperature scaling)", "set", "T", "ECE", "Brier", "NLL")
     for name, entry in content["calibration"].items():
         shown = [f"{_number(entry[key], 3)} ({_number(entry['scaled'][key], 3)})" for key in ("ece", "brier", "nll")]
-        table.add_row(_text(name) + (" *" if entry["in_sample"] else ""), _number(entry["temperature"], 2), *shown)
+        table.add_row(name + (" *" if entry["in_sample"] else ""), _number(entry["temperature"], 2), *shown)
     table.caption = "* the temperature was fitted on this set"
     return table
 
@@ -107,7 +107,7 @@ def _smoothness(content: Content) -> Table:
 
 
 def _movement(content: Content) -> Table:
-    pretrained = _text(str(content["settings"]["movement"]["pretrained"]))
+    pretrained = content["settings"]["movement"]["pretrained"]
     table = _table(f"Movement from {pretrained}", "layer", "weights", "relative L2", "relative L1", "CKA")
     for layer in content["movement"]["layers"]:
         distance = layer["distance"]
@@ -128,7 +128,7 @@ def _retrieval(content: Content) -> list[Table]:
             title, "language", "pairs", *("to English" if key == "accuracy_to_english" else key for key in keys)
         )
         for language, scores in found["languages"].items():
-            table.add_row(_text(language), f"{scores['rows']:,}", *(_number(scores[key]) for key in keys))
+            table.add_row(language, f"{scores['rows']:,}", *(_number(scores[key]) for key in keys))
         table.add_section()
         table.add_row("mean", "", *(_number(found["mean"].get(key)) for key in keys))
         shown.append(table)
@@ -148,7 +148,7 @@ _PARTS: Mapping[str, Callable[[Content], Table | list[Table]]] = {
 
 
 def _table(title: str, first: str, *numbers: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold", caption_justify="left")
+    table = PlainTable(title=title, title_justify="left", header_style="bold", caption_justify="left")
     table.add_column(first, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="left" if name in ("kind", "agree") else "right")
@@ -161,7 +161,3 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _scientific(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _text(name: str) -> str:
-    return escape(printable(name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from steadytune.cli.console import PlainTable
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.folder import RunFolder
@@ -52,7 +53,7 @@ def run_multi_task(given: TrainOptions) -> None:
 
 def scores_by_task(result: MultiTaskResult) -> Table:
     """A table of each task's own metric before, after, and after the second phase where there was one."""
-    table = Table(header_style="bold")
+    table = PlainTable(header_style="bold")
     for column in ("task", "split", "rows", "metric", "before → after"):
         table.add_column(column, justify="right" if column == "rows" else "left")
     if result.fine_tuned:

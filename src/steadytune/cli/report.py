@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steadytune.core.errors import SettingsError
+from steadytune.core.errors import SettingsError, SteadytuneError
 
 
 def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
@@ -15,8 +15,13 @@ def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
         raise SettingsError(f"{folder} is no folder: give the output folder of `steadytune compare`.")
     from steadytune.experiments.report import report
 
-    made = report(folder)
-    files = made.write(output or folder)
+    try:
+        made = report(folder)
+        files = made.write(output or folder)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, SteadytuneError):
+            raise
+        raise SettingsError(f"{folder}: its files hold what no comparison has ({error!r}).") from error
     if quiet:
         return
     console = Console()

@@ -259,6 +259,9 @@ def evaluate(
         int | None,
         typer.Option(metavar="N", help="For retrieval: layer of the sentence vectors (else 2 above half the layers)."),
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings along.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="File of the results (else RUN/evaluation.json).", rich_help_panel=OUTPUT)
     ] = None,
@@ -278,6 +281,7 @@ def evaluate(
         "radii": radii,
         "max_eval_samples": max_eval_samples,
         "layer": layer,
+        "trust_remote_code": trust_remote_code,
     }
     run_evaluation(run, given, output, as_json=as_json, quiet=quiet)
 

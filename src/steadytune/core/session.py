@@ -78,9 +78,10 @@ class Session:
         if saved is not None:
             moved = "moved the weights when the run began, and does not move them again in a resumed run."
             self.reports = {m.name: f"{m.name} {moved}" for m in weight_methods}
-        self.attachments = self._attach()
+        self.attachments: dict[str, Attachment] = {}
         self.shadows: dict[Teacher, Shadow] = {}
         try:
+            self._attach()
             for key in dict.fromkeys(t for m in methods if isinstance(m, LossMethod) for t in m.teachers()):
                 self.shadows[key] = Shadow(model)
             if saved is not None:
@@ -155,17 +156,10 @@ class Session:
         home = next(iter(parameters.values())).device if parameters else None
         return {name: t.to(parameters[name].device if name in parameters else home) for name, t in tensors.items()}
 
-    def _attach(self) -> dict[str, Attachment]:
-        attachments: dict[str, Attachment] = {}
-        try:
-            for method in sorted(self.methods, key=lambda m: getattr(m, "finishes", 0)):
-                if isinstance(method, ModelMethod):
-                    attachments[method.name] = method.attach(self.training(method))
-        except BaseException:
-            for attachment in attachments.values():
-                attachment.detach()
-            raise
-        return attachments
+    def _attach(self) -> None:
+        for method in sorted(self.methods, key=lambda m: getattr(m, "finishes", 0)):
+            if isinstance(method, ModelMethod):
+                self.attachments[method.name] = method.attach(self.training(method))
 
     def _load_teachers(self, saved: StackState) -> None:
         for key, shadow in self.shadows.items():
@@ -250,6 +244,7 @@ class Session:
         with ExitStack() as undo:  # one that fails does not keep the others from being undone
             for attachment in self.attachments.values():
                 undo.callback(attachment.detach)
-            while self._cleanup:
-                undo.callback(self._cleanup.pop())
+            for clean in reversed(self._cleanup):
+                undo.callback(clean)
         self.attachments = {}
+        self._cleanup.clear()  # only now: one that was interrupted is done again by the next call

@@ -17,7 +17,7 @@ from steadytune.core.explain import Explanation, explain
 from steadytune.core.finite import FiniteWatch, require_finite_start, require_finite_weights
 from steadytune.core.loop import PlainLoop
 from steadytune.core.low_memory import Memory
-from steadytune.core.method import OPTIMIZER, OptimizerMethod, WeightMethod
+from steadytune.core.method import OPTIMIZER, Method, OptimizerMethod, WeightMethod
 from steadytune.core.session import Session
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import is_sharded_model, process_rank
@@ -313,7 +313,7 @@ class Stack(PlainLoop):
 
     def _read(self, source: str | Path | Mapping[str, Any]) -> StackState:
         saved = from_mapping(source) if isinstance(source, Mapping) else read_state(Path(source))
-        if saved.description != self._description():
+        if _with_new_settings(saved.description, self.methods) != self._description():
             raise CheckpointError(
                 f"{saved.source} was written with other methods ({_summary(saved.description)}; "
                 f"now {_summary(self._description())}): continue with those, or start a new run."
@@ -364,6 +364,15 @@ class Stack(PlainLoop):
         target = model if model is not None or session is None else session.model
         reports = {} if session is None else session.reports
         return explain(self.methods, target, self.seed, reports, low_memory=self.memory == "low")
+
+
+def _with_new_settings(description: Mapping[str, Any], methods: Iterable[Method]) -> dict[str, Any]:
+    """Settings that a method did not have when the checkpoint was written are as good as at their defaults."""
+    now = {m.name: {name: v for name, v in m.settings().items() if name not in m.changed_settings()} for m in methods}
+    saved = description.get("methods")
+    if not isinstance(saved, list) or not all(isinstance(m, dict) for m in saved):
+        return dict(description)
+    return {**description, "methods": [{**now.get(m.get("name"), {}), **m} for m in saved]}
 
 
 def _summary(description: Mapping[str, Any]) -> str:

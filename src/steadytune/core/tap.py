@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +108,12 @@ class Tap:
             HostError: the pass ended and the embedding never ran, so ``delta`` had no effect.
         """
         number = self._number
-        _DELTAS[number] = delta
         try:
+            _DELTAS[number] = delta
             with self._hook(lambda output: output + _DELTAS[number].to(output.dtype)):
                 yield
         finally:
-            del _DELTAS[number]
+            _DELTAS.pop(number, None)
         _ = self.seen
 
     def measure(self, run: Callable[[], Any]) -> Seen:
@@ -148,11 +148,9 @@ class Tap:
             return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
         self._seen = None
-        handle = self.embedding.register_forward_hook(forward_hook)
-        try:
+        with ExitStack() as undo:  # whatever interrupts the block, and also right after the hook is there
+            undo.callback(self.embedding.register_forward_hook(forward_hook).remove)
             yield
-        finally:
-            handle.remove()
 
     @property
     def seen(self) -> Seen:

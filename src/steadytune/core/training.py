@@ -25,7 +25,8 @@ class Training:
         tensors: the method's own state, by any names; it is saved in checkpoints, and filled when a run resumes.
         batches: gives training batches as keyword arguments of the model, where the host has them.
         resumed: the weights and ``tensors`` come from a checkpoint.
-        cleanup: called when training ends or is abandoned.
+        cleanup: called when training ends or is abandoned, perhaps twice. What changes the model when it attaches puts
+            its `Attachment.detach` here first, in case that is interrupted half-way.
     """
 
     model: nn.Module
@@ -66,4 +67,4 @@ class Attachment:
         """Training has ended: put the final weights into the model. `detach` follows."""
 
     def detach(self) -> None:
-        """Leave the model as it came, whether or not training has ended."""
+        """Leave the model as it came, whether or not training has ended; safe to call twice."""

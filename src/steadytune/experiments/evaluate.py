@@ -41,6 +41,8 @@ class EvaluateOptions:
         radii: of the attack on the word embeddings, above 0.
         max_eval_samples: rows of a set; the run's own setting if ``None``.
         layer: whose states are averaged to sentence vectors, 0 for the embeddings; a middle one if ``None``.
+        trust_remote_code: run code that the model brings along; what the run's own settings say does not count, for
+            they may come from a stranger.
 
     Raises:
         SettingsError: one of them is out of range.
@@ -53,6 +55,7 @@ class EvaluateOptions:
     radii: Sequence[float] = (0.0003, 0.001, 0.003, 0.01)
     max_eval_samples: int | None = None
     layer: int | None = None
+    trust_remote_code: bool = False
 
     @property
     def retrieval_alone(self) -> bool:
@@ -75,8 +78,8 @@ class EvaluateOptions:
             raise SettingsError(f"--layer: must be at least 0; got {self.layer}.")
 
 
-def check_run(path: str | Path) -> TrainSettings:
-    """Return the settings of a finished run.
+def check_run(path: str | Path, *, trust_remote_code: bool = False) -> TrainSettings:
+    """Return the settings of a finished run, but for whether code of the model may run, which the caller says.
 
     Raises:
         SettingsError: the folder holds none, or one without its model.
@@ -89,7 +92,7 @@ def check_run(path: str | Path) -> TrainSettings:
     if not folder.config.is_file():
         raise SettingsError(f"{path}: holds no run (no config.yaml); give the folder of a run of `steadytune train`.")
     try:
-        settings = resolve_settings({}, folder.config)
+        settings = resolve_settings({"trust_remote_code": trust_remote_code}, folder.config)
     except SettingsError as error:
         alone = sorted(folder.path.glob("fine-tuned/*/config.yaml"))
         hint = f" Evaluate one of its tasks: {alone[0].parent}." if alone else ""
@@ -126,7 +129,7 @@ def evaluate(
     options = options or EvaluateOptions()
     if options.retrieval_alone:
         return _evaluate_retrieval(path, options, output, tell)
-    settings = check_run(path)
+    settings = check_run(path, trust_remote_code=options.trust_remote_code)
     folder = RunFolder(Path(path).expanduser())
     file = _file(output) or folder.path / FILE_NAME
     data_dir = options.data_dir or settings.data_dir or os.environ.get(DATA_FOLDER)
@@ -171,11 +174,12 @@ def _evaluate_retrieval(
     from steadytune.experiments.evaluate_alone import RetrievalAlone
 
     if is_run(path):
-        settings = check_run(path)
+        settings = check_run(path, trust_remote_code=options.trust_remote_code)
         folder = RunFolder(Path(path).expanduser())
         location, file = str(folder.model), _file(output) or folder.path / FILE_NAME
     else:
-        settings, location, file = TrainSettings(model=str(path), task="tatoeba"), str(path), _file(output)
+        settings = TrainSettings(model=str(path), task="tatoeba", trust_remote_code=options.trust_remote_code)
+        location, file = str(path), _file(output)
     work = RetrievalAlone(location, settings, options, tell)
     header = _header(location, settings)
     content = header | {"settings": {}, "not_done": {}} if file is None else _kept(file, header, tell)

@@ -57,10 +57,13 @@ class RunFolder:
             raise SettingsError(
                 f"--output-dir {settings.output_dir}: a run is kept in a local folder; only `compare` writes to a URL."
             )
+        for own in (self.checkpoints, self.model, self.log, self.path / "predictions"):
+            if own.is_symlink():
+                raise SettingsError(f"{own} is a link: a run writes into its own folder only; give another --output-dir.")
         wanted = _comparable(settings.model_dump())
         if self.config.is_file():
             held = _comparable(_read_yaml(self.config))
-            different = sorted(k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k))
+            different = sorted((k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)), key=str)
             if different:
                 name = different[0]
                 raise SettingsError(

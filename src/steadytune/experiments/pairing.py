@@ -17,6 +17,8 @@ from scipy.stats import rankdata
 
 ALPHA = 0.05
 EXACT_UP_TO = 16
+#: Random numbers that are worth keeping for the next sample of the same length; 16 MB.
+KEPT = 2_000_000
 RESAMPLES = 10_000
 
 
@@ -213,7 +215,7 @@ def bootstrap_interval(
         return None, None
     if (values == values[0]).all():
         return (float(values[0]), float(values[0])), "percentile"
-    draws = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    draws = _draws(n, resamples, seed)
     # Around the mean, so that a gain and its negative are resampled alike; in units of the largest, so that cubes
     # neither overflow nor vanish.
     centre = values.mean()
@@ -230,6 +232,18 @@ def bootstrap_interval(
         z = bias + normal.inv_cdf(tail)
         ends.append(float(centre + unit * np.quantile(means, normal.cdf(bias + z / (1 - skew * z)))))
     return (ends[0], ends[1]), "BCa"
+
+
+def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Places to resample, the same for all samples of one length; kept where they are few."""
+    return _kept_draws(n, resamples, seed) if n * resamples <= KEPT else _new_draws(n, resamples, seed)
+
+
+def _new_draws(n: int, resamples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, (resamples, n))
+
+
+_kept_draws = lru_cache(maxsize=2)(_new_draws)
 
 
 def _exact_interval(whole: np.ndarray, unit: float, *, resamples: int, seed: int) -> tuple[float, float] | None:

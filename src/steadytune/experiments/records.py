@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from steadytune.core.errors import SettingsError
 
@@ -138,32 +141,76 @@ class Comparison:
         return {"format_version": FORMAT_VERSION, **vars(self), "cells": [cell.as_json() for cell in self.cells]}
 
 
+class _Metrics(BaseModel):
+    """As far as the report looks into them, metrics are by split."""
+
+    model_config = ConfigDict(extra="allow")
+    before: dict[str, dict[str, Any]] = {}
+    after: dict[str, dict[str, Any]] = {}
+    calibration: dict[str, dict[str, Any]] = {}
+
+
+@functools.cache
+def _shape(kind: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type[Any], content: Any) -> Any:
+    """Make a record of plain values from anywhere; names that a newer version added are ignored.
+
+    Raises:
+        ValueError: something is missing or of another type.
+    """
+    try:
+        return _shape(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def record_from_json(content: Mapping[str, Any]) -> RunRecord:
-    """Read what `dataclasses.asdict` made of a run's record; names that a newer version added are ignored."""
-    values: dict[str, Any] = {name: content[name] for name in RunRecord.__dataclass_fields__}
-    values["methods"] = tuple(values["methods"])
-    return RunRecord(**values)
+    """Read what `dataclasses.asdict` made of a run's record; names that a newer version added are ignored.
+
+    Raises:
+        ValueError: something is missing or of another type.
+    """
+    record = _checked(RunRecord, content)
+    _checked(_Metrics, record.metrics)
+    return record
 
 
 def comparison_from_json(content: Mapping[str, Any]) -> Comparison:
     """Read what `Comparison.as_json` wrote.
+
+    Raises:
+        ValueError: something is missing or of another type.
 
     Example:
         >>> empty = Comparison({}, "movie-reviews", "accuracy", (), {}, "steadytune compare")
         >>> comparison_from_json(empty.as_json()) == empty
         True
     """
-    values: dict[str, Any] = {name: content[name] for name in Comparison.__dataclass_fields__}
-    values["cells"] = tuple(_cell_from_json(cell) for cell in values["cells"])
-    return Comparison(**values)
+    found: Comparison = _checked(Comparison, content)
+    for run in (run for cell in found.cells for run in (*cell.tuning, *cell.runs)):
+        _checked(_Metrics, run.metrics)
+    return found
 
 
-def _cell_from_json(content: Mapping[str, Any]) -> Cell:
-    values: dict[str, Any] = {name: content[name] for name in Cell.__dataclass_fields__}
-    values["test_splits"] = tuple(values["test_splits"])
-    for name in ("tuning", "runs"):
-        values[name] = tuple(record_from_json(run) for run in values[name])
-    return Cell(**values)
+def read_json(path: Path) -> Any:
+    """Read a JSON file that may come from anywhere; whole numbers beyond 64 bits become floats.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep.
+        OSError: it cannot be read.
+    """
+
+    def bounded(digits: str) -> int | float:
+        return int(digits) if len(digits) < 19 else float(digits)
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_int=bounded)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def read_comparison(folder: str | Path) -> Comparison:
@@ -174,7 +221,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     path = Path(folder) / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["format_version"]
         if version > FORMAT_VERSION:
             raise SettingsError(f"{path} was written by a newer version of steadytune (format {version}).")

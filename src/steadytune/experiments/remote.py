@@ -21,6 +21,10 @@ RECORD = "record.json"
 LEFT_HERE = ("checkpoints", "model.unfinished", "model.removed.unfinished", "run.lock")
 
 
+#: A user's name with a password in a URL.
+_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
+
+
 def is_url(output_dir: str | None) -> bool:
     """Whether results are to be kept elsewhere.
 
@@ -53,6 +57,11 @@ class RemoteFolder:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        if _PASSWORD.search(url):
+            raise SettingsError(
+                "--output-dir: the URL holds a password, which would be written into the results; put it where the "
+                "store's own tools look for it (environment, configuration file)."
+            )
         self.url = url.rstrip("/")
         try:
             found: tuple[Any, str] = fsspec.core.url_to_fs(self.url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.experiments.measured import figures_of
-from steadytune.experiments.records import Cell, Comparison, RunRecord
+from steadytune.experiments.records import Cell, Comparison, RunRecord, read_json
 from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
 from steadytune.experiments.report_data import CellView, is_number
 from steadytune.experiments.report_text import label, plain_text
@@ -41,14 +40,14 @@ def with_evaluations(comparison: Comparison, folder: Path) -> Comparison:
 def _with_evaluations(cell: Cell, folder: Path) -> Cell:
     runs = []
     for run in cell.runs:
-        content = _read(folder / "runs" / run.key / FILE)
+        content = _read(folder / "runs" / Path(run.key).name / FILE)  # no way out of the folder
         runs.append(replace(run, metrics={**run.metrics, **_measured(run, content)}) if content else run)
     return replace(cell, runs=tuple(runs))
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 from steadytune.experiments.report_curves import CurveView
-from steadytune.experiments.report_data import MethodView
+from steadytune.experiments.report_data import CellView, MethodView
 
 #: Methods in a plot, beside plain training.
-METHODS = 12
+METHODS = 8
 #: Seeds that a plot shows one by one.
-SEEDS = 40
-#: Tasks and training sizes with plots of their own.
-CELLS = 12
+SEEDS = 30
+#: Of more runs than this, only so many tasks and training sizes have plots of their own.
+LARGE, CELLS = 1000, 3
 
 Value = TypeVar("Value")
 
@@ -27,6 +27,11 @@ def most_gaining(methods: Sequence[MethodView], most: int = METHODS) -> tuple[Me
         kept = {id(method) for method in ranked[:most]}
         others = [method for method in others if id(method) in kept]
     return (*plain, *others)
+
+
+def cells_with_plots(cells: Sequence[CellView]) -> int:
+    """Of how many tasks and training sizes plots are drawn: all, unless the comparison is large."""
+    return len(cells) if sum(len(view.cell.runs) for view in cells) <= LARGE else min(CELLS, len(cells))
 
 
 def some(by_seed: Mapping[int, Value], most: int = SEEDS) -> dict[int, Value]:

@@ -11,7 +11,7 @@ from steadytune.experiments import report_plots as plots
 from steadytune.experiments.report_curves import CurveView, size_curves, sweep_curves, training_curves
 from steadytune.experiments.report_data import CellView, MethodView, ReportData
 from steadytune.experiments.report_evaluation import calibration_curves, robustness_curves
-from steadytune.experiments.report_extent import CELLS, METHODS, fewer_lines, left_out, most_gaining
+from steadytune.experiments.report_extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
 from steadytune.experiments.report_svg import Draw, inline
 from steadytune.experiments.report_text import interval, number, plain_text, ratio, signed
 
@@ -38,13 +38,14 @@ class Figures:
 def figures(data: ReportData) -> Figures:
     """Draw every plot that the comparison has values for."""
     made = Figures()
+    count = cells_with_plots(data.cells)
     for place, view in enumerate(data.cells):
-        made.cells.append(_of_cell(view, f"c{place}") if place < CELLS else [])
-    if len(data.cells) > CELLS:
-        made.note = f"The first {CELLS} of {len(data.cells)} have plots; the tables are the same for all."
-    for place, view in enumerate(size_curves(data)[:CELLS]):
+        made.cells.append(_of_cell(view, f"c{place}") if place < count else [])
+    if len(data.cells) > count:
+        made.note = f"The first {count} of {len(data.cells)} have plots; the tables are the same for all."
+    for place, view in enumerate(size_curves(data)):
         made.sizes.append(_curve(view, f"size{place}", "Mean of the seeds."))
-    for place, view in enumerate(sweep_curves(data)[:CELLS]):
+    for place, view in enumerate(sweep_curves(replace(data, cells=data.cells[:count]))):
         made.sweeps.append(_curve(view, f"sweep{place}", "The band is the interval."))
     return made
 
@@ -80,8 +81,8 @@ def _of_cell(view: CellView, name: str) -> list[Picture]:
             partial(plots.cost_against_gain, tested, metric),
             "; ".join(f"{m.label}: {ratio(m.step_ratio)} the time, {_gain_in_words(m)}" for m in tested[1:]),
         )
-    for curve in (*training_curves(view), *calibration_curves(view), *robustness_curves(view)):
-        curve = fewer_lines(curve, tested)
+    found = (*training_curves(view), *calibration_curves(view), *robustness_curves(view))
+    for curve in (fewer_lines(curve, tested) for curve in found):
         add(curve.title, _curve_caption(curve), partial(plots.curves, curve), _in_words(curve))
     return drawn
 

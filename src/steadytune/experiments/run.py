@@ -105,10 +105,10 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
     arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
-    folder.refuse_busy()
     metrics = folder.read_metrics()
     if extent.is_reached(metrics):
         return RunResult(folder.path, metrics, was_finished=True)
+    folder.refuse_busy()
     data = load_data(settings)
     for note in data.notes:
         reporter.note(note)

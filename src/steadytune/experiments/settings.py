@@ -303,6 +303,11 @@ def resolve(
         raise SettingsError(f"--scale {scale}: scales are in a configuration file; give one with --config.")
     values = at_scale(read_config(config), scale, config) if config is not None else {}
     values["set"] = _merged(values.get("set"), options.get("set"))
+    if values.get("trust_remote_code") and options.get("trust_remote_code") is None:
+        raise SettingsError(
+            f"--config {config}: trust_remote_code runs code that the model brings along, which a file cannot allow: "
+            "give --trust-remote-code on the command line."
+        )
     values |= {k: v for k, v in options.items() if v is not None and k != "set"}
     if values["set"] is None:
         del values["set"]

@@ -209,7 +209,9 @@ def too_few_seeds(seeds: int, methods: int) -> str:
     if methods == 0 or seeds >= needed:
         return ""
     of = f"{methods} method{'s' * (methods != 1)}"
-    return f"With {seeds} paired seeds no p < {ALPHA} is possible, whatever the scores: {needed} are the least for {of}."
+    return (
+        f"With {seeds} paired seeds no p < {ALPHA} is possible, whatever the scores: {needed} are the least for {of}."
+    )
 
 
 def _reach(statistics: CellStatistics, pairs: int) -> str:

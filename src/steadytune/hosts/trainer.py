@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,6 +98,11 @@ class SteadyMixin(_Base):
             else:
                 self.stack.require_finite()
             return result
+        except UnpicklingError as error:  # torch reads nothing but plain data: the file is not a Trainer's
+            raise CheckpointError(
+                f"{self._resume_folder}: a file there is not plain data and was not read "
+                f"({' '.join(str(error).split())[:100]}): resume only from checkpoints that you trust."
+            ) from error
         finally:
             self.stack.close()
 

@@ -76,6 +76,7 @@ class Freeze(ModelMethod):
 class _Frozen(Attachment):
     def __init__(self, training: Training, names: list[str]) -> None:
         self._training, self._names, self._is_checked = training, names, False
+        training.cleanup.append(self.detach)
         for p in self._parameters():
             p.requires_grad_(False)
             p.grad = None  # one that is left over would still move it

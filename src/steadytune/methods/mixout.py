@@ -125,6 +125,7 @@ class _Mixing(Attachment):
         self.anchor = training.anchor
         self._taken: dict[str, Tensor] = {}
         self.modules = _mixable(training)
+        training.cleanup.append(self.detach)
         for name, module in self.modules.items():
             module.__class__ = MixedLinear
             vars(module).update(pretrained=self.anchor[name], probability=probability)
@@ -141,5 +142,6 @@ class _Mixing(Attachment):
         """Make the modules plain again."""
         for module in self.modules.values():
             module.__class__ = nn.Linear
-            del vars(module)["pretrained"], vars(module)["probability"]
+            for name in ("pretrained", "probability"):
+                vars(module).pop(name, None)
         self.modules = {}

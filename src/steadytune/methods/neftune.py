@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,7 +51,7 @@ class NEFTune(ModelMethod):
 
     def attach(self, training: Training) -> Attachment:
         """Hook the word embeddings; with ``alpha=0`` leave the model alone."""
-        return _Noise(training.model, self.alpha) if self.alpha > 0 else Attachment()
+        return _Noise(training, self.alpha) if self.alpha > 0 else Attachment()
 
     def effect(self) -> str:
         """One line: what the method touches."""
@@ -63,21 +64,20 @@ class _Noise(Attachment):
     The first time: where an encoder and a decoder share the module, the encoder comes first.
     """
 
-    def __init__(self, model: nn.Module, alpha: float) -> None:
-        self._alpha = alpha
+    def __init__(self, training: Training, alpha: float) -> None:
+        model, self._alpha = training.model, alpha
         self._names = tuple(inspect.signature(model.forward).parameters)
         self._inputs: Mapping[str, Any] | None = None
         self._length_first = is_length_first(model)
-        self._handles = [
-            model.register_forward_pre_hook(self._begin, with_kwargs=True),
-            word_embedding(model).register_forward_hook(self._add),
-            model.register_forward_hook(self._end, always_call=True),
-        ]
+        self._undo = ExitStack()
+        training.cleanup.append(self.detach)
+        self._undo.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+        self._undo.callback(word_embedding(model).register_forward_hook(self._add).remove)
+        self._undo.callback(model.register_forward_hook(self._end, always_call=True).remove)
 
     def detach(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
+        self._undo.close()
         self._inputs = None
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

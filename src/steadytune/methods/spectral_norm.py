@@ -133,6 +133,7 @@ class _Normalising(Attachment):
         else:
             u, _, v = torch.linalg.svd(_exact(whole(self.head.weight)), full_matrices=False)
             self.singular |= {"u": u[:, 0].contiguous(), "v": v[0].contiguous()}
+        training.cleanup.append(self.detach)
         self.head.__class__ = NormalisedLinear
         vars(self.head).update(singular=self.singular, power_iterations=power_iterations)
 
@@ -147,7 +148,8 @@ class _Normalising(Attachment):
         """Make the module plain again."""
         if self.head is not None:
             self.head.__class__ = nn.Linear
-            del vars(self.head)["singular"], vars(self.head)["power_iterations"]
+            for name in ("singular", "power_iterations"):
+                vars(self.head).pop(name, None)
             self.head = None
 
 

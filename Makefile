@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist torture clean
+.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist torture fuzz scale clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -78,9 +78,19 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/test_site.py
 
+# Spoiled data files, configurations, command lines and folders: 10,000 cases take half an hour. A seed is repeatable.
+CASES ?= 10000
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/faults/fuzz.py --cases $(CASES) --seed $(SEED) --output benchmarks/results/fuzz.json
+
 # Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
 KILLS ?= 1000
 SEED ?= 0
+# 10,000 runs in a report, 1,000,000 rows, 100 rounds of `compare` (half an hour); benchmarks/results/scale.json.
+scale: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/scale.py
+
 torture: $(STAMP)
 	$(BIN)/python tests/faults/torture.py --kills $(KILLS) --seed $(SEED) \
 		--output benchmarks/results/torture_kills.json

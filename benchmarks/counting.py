@@ -22,7 +22,7 @@ def passes(call: Callable[[], object], model: nn.Module, rows: int) -> dict[str,
         model: what they go over.
         rows: of a whole batch; a pass over some of them counts as that part of a pass.
     """
-    counts = dict.fromkeys((FORWARD, WITHOUT_GRAPH, BACKWARD, TO_EMBEDDINGS), 0.0)
+    counts: dict[str, float] = dict.fromkeys((FORWARD, WITHOUT_GRAPH, BACKWARD, TO_EMBEDDINGS), 0.0)
     within_ascent = [False]
 
     def forward_pass(_module: nn.Module, _inputs: object, outputs: Any) -> None:

@@ -133,6 +133,12 @@ def test_options_may_be_written_as_training_arguments_are(capsys) -> None:
     assert "--learning-rate: input should be greater than 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["perturb", "minilm", "~nobodyhere/x"], ["init", "~nobodyhere/x.csv"]])
+def test_the_home_of_nobody_is_told(arguments: list[str], capsys) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "steadytune: a path begins with ~ and the name of nobody here; write it out.\n"
+
+
 # --- completion --------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -15,6 +17,7 @@ from references import smart as reference
 from test_smart_parity import as_function, cut, examples_of
 from torch import Tensor, nn
 
+from benchmarks import frugal
 from steadytune import Stack, bregman, smart, smoothness
 from steadytune.contract.families import batch_for, build
 from steadytune.contract.tiny import move_teachers, noise_by_position
@@ -311,3 +314,21 @@ def test_other_terms_see_the_whole_batch_after_a_part(draws: dict[str, Any]) -> 
     )
     plain, part = found(model, batch)[0], found(model, batch, smoothness(**FELT, one_in=4))[0]
     assert together - part == pytest.approx(alone - plain, rel=1e-12)
+
+
+# --- what the docs say ----------------------------------------------------------------------------
+
+
+def test_the_table_of_the_page_is_that_of_the_results() -> None:
+    root = Path(__file__).parents[1]
+    content = json.loads((root / "benchmarks" / "results" / "frugal.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "frugal.md").read_text(encoding="utf-8")
+    for line in frugal.table(content):
+        assert line in page, "run benchmarks/frugal.py with --summarize --page docs/frugal.md"
+
+
+def test_the_share_of_a_gain_by_hand() -> None:
+    """Half the gain in every seed is half of it however seeds are drawn."""
+    plain, full = np.array([1.0, 1.2, 0.9]), np.array([0.5, 0.6, 0.7])
+    half = frugal.share_of_gain(plain, full, (plain + full) / 2)
+    assert half == {"mean": pytest.approx(0.5), "interval": pytest.approx([0.5, 0.5])}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import tiny as small
@@ -16,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, l2_sp, r3f, r_drop, sam, smart, smoothness
 from steadytune.contract import tiny
-from steadytune.contract.accounting import counted_passes, measured_memory
+from steadytune.contract.accounting import _bytes_alive, counted_passes, measured_memory
 from steadytune.core.composition import total_cost
 from steadytune.core.errors import HostError, MethodError
 from steadytune.core.low_memory import Memory
@@ -301,3 +303,35 @@ def test_a_module_of_lightning_trains_as_ever(tmp_path: Path) -> None:
 def test_it_is_a_setting_of_a_run() -> None:
     assert TrainSettings().memory == "full"
     assert TrainSettings(memory="low").memory == "low"
+
+
+# ---------------------------------------------------------------- teachers
+
+
+def test_a_teacher_under_lora_copies_and_exchanges_the_adapters_alone() -> None:
+    peft: Any = pytest.importorskip("peft", reason="the extra `lora`")
+    network = peft.get_peft_model(
+        tiny.model(), peft.LoraConfig(target_modules=["query", "value"], modules_to_save=["classifier"], r=2)
+    )
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    gc.collect()
+    before = _bytes_alive()
+    exchanged: list[set[str]] = []
+    call = torch.func.functional_call
+
+    def watched(model: nn.Module, weights: Any, *given: Any) -> Any:
+        exchanged.append(set(weights))
+        # Nothing is made for the pass: these are the teacher's own tensors, and the base weights the student's.
+        own = {tensor.data_ptr() for tensor in teacher.values()}
+        assert {tensor.data_ptr() for tensor in weights.values()} == own
+        return call(model, weights, *given)
+
+    with Stack(smart()) as stack, patch.object(torch.func, "functional_call", watched):
+        stack.prepare(network, total_updates=tiny.UPDATES)
+        (teacher,) = stack.teacher_weights().values()
+        gc.collect()
+        assert _bytes_alive() - before == sum(t.numel() * t.element_size() for t in teacher.values())
+        stack.backward(network, tiny.batch())
+    assert set(teacher) == trained
+    assert exchanged == [trained]
+    assert sum(t.numel() for t in teacher.values()) < sum(p.numel() for p in network.parameters()) / 10

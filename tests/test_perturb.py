@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_model
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -20,11 +21,16 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, Ll
 import steadytune
 from steadytune import Stack, noisytune
 from steadytune.cli import main
+from steadytune.core.atomic import this_process
 from steadytune.core.errors import CheckpointError, MethodError, SettingsError
 from steadytune.experiments import checkpoint_files
 from steadytune.experiments.checkpoint_files import StoredTensor
 from steadytune.experiments.perturb import RECORD, PerturbedCheckpoint, perturb_checkpoint
+from steadytune.experiments.run import train
+from steadytune.experiments.settings import TrainSettings
 from steadytune.methods import noisytune as noisytune_module
+
+tiny_folder = tiny_model.tiny_folder
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 
@@ -235,13 +241,14 @@ def test_a_failed_writing_leaves_what_was_there(old: Path, tmp_path: Path, monke
 def test_what_a_killed_process_left_is_cleared(old: Path, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for name in (f".new.{dead.pid}-1.unfinished", ".new.1-1.unfinished"):  # process 1 is alive
+    host = this_process().rpartition("-")[0]
+    for name in (f".new.{host}-{dead.pid}.unfinished", f".new.{host}-1.unfinished"):  # process 1 is alive
         (tmp_path / name).mkdir()
-    (tmp_path / f".new.{dead.pid}-1.unfinished.old").mkdir()  # killed while it replaced this one
-    (tmp_path / f".new.{dead.pid}-1.unfinished.old" / "config.json").write_text("{}")
+    (tmp_path / f".new.old.{host}-{dead.pid}.unfinished").mkdir()  # killed while it replaced this one
+    (tmp_path / f".new.old.{host}-{dead.pid}.unfinished" / "config.json").write_text("{}")
     with pytest.raises(SettingsError, match="exists"):
         perturb_checkpoint(old, tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.1-1.unfinished", "new", "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".new.{host}-1.unfinished", "new", "old"]
     assert (tmp_path / "new" / "config.json").read_text() == "{}"
 
 
@@ -311,3 +318,22 @@ def test_memory_does_not_grow_with_the_model(old: Path, tmp_path: Path) -> None:
     before, after, largest = map(float, done.stdout.split())
     assert largest > 100
     assert after - before < largest  # not even one copy of the largest tensor
+
+
+def test_training_of_the_copy_is_training_of_the_original_with_noise(tmp_path: Path, tiny_folder, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model.write_csv(tmp_path / "train.csv", tiny_model.rows(24))
+    perturb_checkpoint(tiny_folder, tmp_path / "noisy", head="classification")
+    given = {"train_file": "train.csv", "max_steps": 2, "max_length": 16, "use_cpu": True}
+    for model, methods in (
+        (str(tiny_folder), "noisytune"),
+        (str(tmp_path / "noisy"), "none"),
+        (str(tiny_folder), "none"),
+    ):
+        train(TrainSettings(model=model, methods=[methods], output_dir=f"{Path(model).name}-{methods}", **given))
+    noisy, copy, plain = (
+        load_file(tmp_path / name / "model" / "model.safetensors")
+        for name in (f"{tiny_folder.name}-noisytune", "noisy-none", f"{tiny_folder.name}-none")
+    )
+    assert all(torch.equal(noisy[name], copy[name]) for name in noisy)
+    assert any(not torch.equal(noisy[name], plain[name]) for name in noisy)

@@ -125,7 +125,7 @@ def test_the_folder_of_a_run_holds_everything(options, place, tiny_folder, capsy
     assert f"{UPDATES} updates" in captured.out
     folder = place / "run"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["config.yaml", "metrics.json", "log.jsonl", "environment.json", "model", "checkpoints"]
+        ["config.yaml", "metrics.json", "log.jsonl", "environment.json", "model", "checkpoints", "run.lock"]
     )
     assert no_leftovers(folder)
 

@@ -21,9 +21,9 @@ from steadytune.tasks.demo import minilm_folder, movie_reviews
 
 ROUNDS = 2
 #: Sentences of the demo, and as many long reviews as make a tenth of the rows.
-SENTENCES, REVIEWS, LONGEST = 1440, 160, 256
+SENTENCES, REVIEWS, LONGEST = 1440, 160, 128
 #: Of an epoch's updates so many are timed, from the narrowest to the widest.
-UPDATES = 10
+UPDATES = 6
 
 
 def measure(setting: Setting) -> Found:

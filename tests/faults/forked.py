@@ -67,6 +67,8 @@ class Running:
         self.place, self.fate = place, fate
         number = next(_NUMBERS)
         self._texts = [place / f".out-{number}", place / f".error-{number}"]
+        for path in self._texts:  # the child may be killed before it has opened them
+            path.touch()
         self._doom = Doom(root or place / OUTPUT, place / JOURNAL, fate, place / TRACE)
         self._began, self._used = time.monotonic(), _processor_time()
         self.pid = os.fork()

@@ -73,7 +73,7 @@ TOKENS = (
         b"label",
     ),
     *(
-        "١".encode(),
+        "\u0661".encode(),
         "é".encode(),
         "e\u0301".encode(),
         "\u00a0".encode(),
@@ -181,9 +181,18 @@ def _splice(content: bytes, other: bytes, chance: Random) -> bytes:
 
 
 CHANGES: tuple[tuple[Change, int], ...] = (
-    *((_flip, 4), (_insert, 8), (_overwrite, 4), (_delete, 4), (_truncate, 3), (_zero_tail, 1), (_lines, 8), (_fields, 8)),
+    *(
+        (_flip, 4),
+        (_insert, 8),
+        (_overwrite, 4),
+        (_delete, 4),
+        (_truncate, 3),
+        (_zero_tail, 1),
+        (_lines, 8),
+        (_fields, 8),
+    ),
     *((_encode, 2), (_compress, 1), (_lengthen, 1), (_nest, 1), (_splice, 3)),
-)  # fmt: skip
+)
 
 
 def spoiled(content: bytes, other: bytes, chance: Random) -> bytes:

@@ -18,7 +18,7 @@ LONGEST_LINE = 2000
 DONE, REFUSED, STOPPED = 0, 2, 130
 
 
-class Fault(AssertionError):
+class Fault(AssertionError):  # noqa: N818 - what fuzzing looks for
     """A promise is broken; the message says which."""
 
 

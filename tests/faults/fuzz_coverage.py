@@ -18,7 +18,7 @@ import steadytune
 
 SOURCE = str(Path(steadytune.__file__).parent)
 LARGEST_KEPT = 1 << 16
-WATCHED = 0.25
+WATCHED = 0.15
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,20 @@ class Checkpoints:
         (place / "t.csv").write_bytes(data_seeds()[0].content)
         self.rows = (place / "t.csv").read_bytes()
         self.arguments = [
-            *("train", "--train-file", "t.csv", "--validation-file", "t.csv", "--model", str(model), "--methods", "smart"),
+            *(
+                "train",
+                "--train-file",
+                "t.csv",
+                "--validation-file",
+                "t.csv",
+                "--model",
+                str(model),
+                "--methods",
+                "smart",
+            ),
             *("--max-steps", "4", "--save-steps", "2", "--per-device-train-batch-size", "4", "--max-length", "16"),
             *("--output-dir", "run", "--use-cpu", "--quiet"),
-        ]  # fmt: skip
+        ]
         command(self.arguments, allowed=(DONE,))
         shutil.move(place / "run", self.kept)
         self.weights = load_file(self.kept / WEIGHTS)
@@ -47,7 +57,8 @@ class Checkpoints:
 
     def mutated(self, case: Case, other: Case, chance: Random) -> Case:
         files = sorted(str(p.relative_to(self.kept)) for p in self.kept.rglob("*") if p.is_file())
-        files = [name for name in files if not name.startswith("model/") and "lock" not in name]
+        # What was measured is text for people to read, and a finished run is only read.
+        files = [name for name in files if not name.startswith(("model/", METRICS)) and "lock" not in name]
         name = chance.choice(files)
         content = (self.kept / name).read_bytes()
         match chance.randrange(6):
@@ -85,6 +96,8 @@ class Checkpoints:
         outcome = command(self.arguments, allowed=(DONE, REFUSED))
         if outcome.status == REFUSED:
             return "refused"
+        if not (run / WEIGHTS).is_file():
+            raise Fault(f"{case.name} changed: no weights")
         if wrong := tiny.differences(load_file(run / WEIGHTS), self.weights):
             raise Fault(f"{case.name.partition(' ')[0]} changed: other weights, {wrong[0]}")
         if json.loads((run / METRICS).read_text())["after"] != self.after:

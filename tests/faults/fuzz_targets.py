@@ -115,7 +115,7 @@ def data_seeds() -> list[Case]:
         Case("a.csv", _table(classes)),
         Case("a.csv", _table(scores), ("--head", "regression")),
         Case("a.csv", _table(pairs, ("text", "text_pair", "label"))),
-        Case("a.csv", _table(pairs, ("q", "p", "y")), tuple(["--text-column", "q", "--label-column", "y"])),
+        Case("a.csv", _table(pairs, ("q", "p", "y")), ("--text-column", "q", "--label-column", "y")),
         Case("a.csv", _table(sets), ("--head", "multi_label")),
         Case("a.tsv", _table(classes, delimiter="\t")),
         Case("a.jsonl", _objects(keyed)),
@@ -128,7 +128,7 @@ def data_seeds() -> list[Case]:
         Case("a.json", json.dumps(squad).encode()),
         Case("a.jsonl", _objects(prompts)),
         Case("a.parquet", _parquet({"text": [t for t, _ in classes], "label": [i % 2 for i in range(len(classes))]})),
-    ]  # fmt: skip
+    ]
 
 
 class DataFiles:
@@ -258,9 +258,9 @@ def _check_settings(content: bytes, settings: Any) -> None:
 
 def _means(written: str, got: Any) -> bool:
     if isinstance(got, bool):
-        return written.lower() in (
-            ("true", "yes", "on", "1", "y", "t") if got else ("false", "no", "off", "0", "n", "f")
-        )
+        with contextlib.suppress(ValueError):
+            return float(written) == got
+        return written.lower() in ({"true", "yes", "on", "y", "t"} if got else {"false", "no", "off", "n", "f"})
     if got is None:
         return written.lower() in ("", "~", "null")
     if isinstance(got, int | float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ from steadytune.core import tap
 
 OURS = str(Path(steadytune.__file__).parent)
 Place = tuple[str, int]
+torch.optim.SGD([torch.zeros(1)])  # the first one of a class wraps its `step`
+#: Attributes that Accelerate and the Trainer put on a model and leave there, with or without methods.
+HOSTS_LEAVE = {"_is_accelerate_prepared", "accelerator"}
 
 
 class Lines:
@@ -94,15 +98,19 @@ def left_as_found(network: nn.Module) -> Iterator[None]:
     yield
     after = _surface(network)
     for what, value in surface.items():
-        assert after[what] == value, f"{what} changed"
+        now = after[what]
+        if what == "a module's attributes":
+            now = {n: [a for a in own if a in value.get(n, ()) or a not in HOSTS_LEAVE] for n, own in now.items()}
+        assert now == value, f"{what} changed"
     assert {name: id(p) for name, p in network.named_parameters()} == objects, "a parameter was replaced"
     assert _global_hooks() == hooks, "a hook is left on all optimizers"
-    now = patched()
-    assert [name for name in functions if now.get(name) != functions[name]] == []
+    are = patched()
+    replaced = [name for name in functions if are.get(name) != functions[name]]
+    assert not replaced, f"replaced: {replaced}"
     assert tap._DELTAS == {}, "a perturbation is left"
 
 
-def plain_loop(methods: list[Any], network: nn.Module, folder: Path, note: Callable[[str], None]) -> None:
+def plain_loop(methods: list[Any], network: nn.Module, folder: Path) -> None:
     """Two updates in a plain PyTorch loop."""
     stack = steadytune.Stack(methods)
     try:
@@ -110,17 +118,43 @@ def plain_loop(methods: list[Any], network: nn.Module, folder: Path, note: Calla
         optimizer = stack.optimizer(torch.optim.SGD(network.parameters(), lr=0.01))
         scheduler = stack.scheduler(optimizer)
         for update in range(2):
-            note("passes")
             stack.backward(network, tiny.batch(seed=update))
-            note("update")
             optimizer.step()
-            note("updated")
             optimizer.zero_grad()
             if scheduler is not None:
                 scheduler.step()
         stack.save(folder)
-        note("finish")
         stack.finish()
     finally:
         sys.settrace(None)
         stack.close()
+
+
+def interrupted_everywhere(methods: Callable[[], list[Any]], folder: Path, *, most: int | None = None) -> list[str]:
+    """Interrupt a training at each line and operation, or at ``most`` of each, and say where something was left."""
+    lines, operations = Lines(), Operations()
+    network = tiny.model(dropout=0.1)
+    with lines:
+        plain_loop(methods(), network, folder)
+    network = tiny.model(dropout=0.1)
+    with operations:
+        plain_loop(methods(), network, folder)
+    chance = random.Random(0)
+    places = lines.worth_trying(), list(range(1, operations.seen))
+    chosen = [numbers if most is None else chance.sample(numbers, most) for numbers in places]
+    found = []
+    for kind, numbers in zip((Lines, Operations), chosen, strict=True):
+        for number in numbers:
+            where = lines.places[number - 1] if kind is Lines else f"operation {number}"
+            network = tiny.model(dropout=0.1)
+            try:
+                with left_as_found(network):
+                    try:
+                        with kind(number):
+                            plain_loop(methods(), network, folder)
+                        found.append(f"{where}: Ctrl-C was swallowed")
+                    except KeyboardInterrupt:
+                        pass
+            except AssertionError as left:
+                found.append(f"{where}: {left}")
+    return found

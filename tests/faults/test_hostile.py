@@ -12,25 +12,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
+import pyarrow as pa
 import pytest
 import tiny_model
 import torch
 import yaml
 from fuzz_command import DONE, REFUSED, Outcome, command
 from fuzz_model import tiny_model_folder
+from pyarrow import parquet
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import steadytune
 from steadytune.cli.console import PlainTable
-from steadytune.core.errors import SettingsError
+from steadytune.core.errors import DataError, SettingsError
 from steadytune.experiments.evaluate import check_run
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.plain_yaml import read_yaml, write_yaml
 from steadytune.experiments.predictions import read_predictions
 from steadytune.experiments.remote import open_remote
 from steadytune.experiments.settings import TrainSettings, read_config
+from steadytune.tasks import load_files
 
 SOURCE = Path(steadytune.__file__).parent
 STATE = "steadytune.safetensors"
@@ -336,3 +340,15 @@ def test_a_report_reads_only_below_its_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(report_evaluation, "replace", replaced)
     report_evaluation._with_evaluations(content, tmp_path)
     assert [path.parent for path in read] == [tmp_path / "runs" / "secret"]
+
+
+def test_a_parquet_file_that_unpacks_to_more_than_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bomb.parquet"
+    table = pa.table({"text": [f"{i}{' ' * 10_000}" for i in range(300)], "label": [i % 2 for i in range(300)]})
+    parquet.write_table(table, file, compression="zstd", use_dictionary=False)
+    assert file.stat().st_size < 100_000
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(DataError, match=r"unpack to 0\.0 GiB"):
+        load_files(file)

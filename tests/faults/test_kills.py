@@ -20,21 +20,26 @@ COMPARE = compare_command("noisytune", learning_rates="1e-3", max_steps=2)
 
 Expected = Callable[[Command], Undisturbed]
 
-PLACES_OF_A_RUN = (
-    "open config.yaml.",
-    "open checkpoints/checkpoint-4/model.safetensors",
-    "open checkpoints/checkpoint-4/optimizer.pt",
-    "open checkpoints/checkpoint-4/trainer_state.json",
-    "fsync checkpoints/checkpoint-4/steadytune.safetensors",
-    "os.rename checkpoints/checkpoint-4/steadytune.safetensors",
-    "os.remove checkpoints/checkpoint-2/",
-    "fsync model.unfinished/model.safetensors",
-    "os.rename model.unfinished",
-    "os.rename metrics.json",
+#: Each kill comes between this operation and the next, in the attempt after the one before.
+OF_A_TRAINING: tuple[tuple[Kill, str], ...] = (
+    ("kill", "open config.yaml."),
+    ("power", "open checkpoints/checkpoint-4/model.safetensors"),
+    ("kill", "open checkpoints/checkpoint-4/optimizer.pt"),
+    ("power", "os.rename checkpoints/checkpoint-4/steadytune.safetensors"),
+    ("kill", "os.remove checkpoints/checkpoint-4/"),  # the older one, while 6 is whole, but not evaluated yet
+    ("power", "open checkpoints/checkpoint-8/trainer_state.json"),
+    ("kill", "fsync model.unfinished/model.safetensors"),
+    ("kill", "os.rename model.unfinished"),
+    ("power", "os.rename metrics.json"),
 )
-PLACES_OF_A_COMPARISON = (
-    *("open compare.yaml.", "os.rename metrics.json", "checkpoint-2/optimizer.pt", "open runs/"),
-    *("os.rename comparison.json", "open report.html"),
+OF_A_COMPARISON: tuple[tuple[Kill, str], ...] = (
+    ("power", "open compare.yaml."),
+    ("kill", "os.rename metrics.json"),
+    ("int", "checkpoint-2/optimizer.pt"),
+    ("kill-one", "open runs/"),
+    ("kill", "record.json"),
+    ("power", "os.rename comparison.json"),
+    ("kill", "open report.html"),
 )
 
 
@@ -44,11 +49,10 @@ def within(place: str, kind: Kill, seed: int) -> tuple[Fate, None]:
 
 
 def test_a_training_killed_anywhere_ends_as_if_nothing_had_been(expected: Expected, place: Path) -> None:
-    kinds: list[Kill] = ["kill", "power"]
-    fates = [within(name, kinds[n % 2], n) for n, name in enumerate(PLACES_OF_A_RUN)]
+    fates = [within(name, kind, n) for n, (kind, name) in enumerate(OF_A_TRAINING)]
     happened = story(expected(TRAIN), place, fates)
     assert happened.faults == []
-    assert sum(happened.kills.values()) == len(PLACES_OF_A_RUN)
+    assert sum(happened.kills.values()) == len(fates)
 
 
 @pytest.mark.parametrize("kind", ["kill-one", "int", "int-twice", "term"])
@@ -59,8 +63,7 @@ def test_other_kinds_of_kill(expected: Expected, place: Path, kind: Kill) -> Non
 
 
 def test_a_comparison_killed_anywhere_ends_as_if_nothing_had_been(expected: Expected, place: Path) -> None:
-    kinds: list[Kill] = ["power", "kill", "int", "kill-one", "power", "kill"]
-    fates = [within(name, kind, 7) for kind, name in zip(kinds, PLACES_OF_A_COMPARISON, strict=True)]
+    fates = [within(name, kind, n) for n, (kind, name) in enumerate(OF_A_COMPARISON)]
     happened = story(expected(COMPARE), place, fates)
     assert happened.faults == []
     assert sum(happened.kills.values()) == len(fates)
@@ -79,7 +82,6 @@ def test_the_machinery_finds_files_that_were_not_synced(
     expected: Expected, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = expected(TRAIN)
-    monkeypatch.setattr(atomic.os, "fsync", lambda _descriptor: None)  # before the journal hears of it
     monkeypatch.setattr(atomic, "sync", lambda _path: None)
     assert story(known, place, [within("os.rename checkpoints/checkpoint-4/steadytune", "power", 4)]).faults
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,28 +131,29 @@ def test_a_term_is_named_by_its_example(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Step, "divergence", spoilt)
     model = tiny.bert()
-    with (
-        pytest.raises(DivergedError, match="update 1; not a finite number: bregman of example 4"),
-        Stack([smoothness(), bregman(early_fraction=0.0)]) as stack,
-    ):
-        stack.prepare(model)
-        optimizer = stack.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
-        stack.backward(model, tiny.batch(4))
-        assert stack.first_not_finite() == "bregman of example 4 in micro-batch 1"
-        counts = {k: v for k, v in stack.take_logs().items() if k.startswith("non_finite")}
-        assert counts == {"non_finite_bregman": 1.0}
+    stack = Stack([smoothness(), bregman(early_fraction=0.0)])
+    stack.prepare(model)
+    optimizer = stack.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
+    stack.backward(model, tiny.batch(4))
+    assert stack.first_not_finite() == "bregman of example 4 in micro-batch 1"
+    counts = {k: v for k, v in stack.take_logs().items() if k.startswith("non_finite")}
+    assert counts == {"non_finite_bregman": 1.0}
+    with pytest.raises(DivergedError, match="update 1; not a finite number: bregman of example 4"):
         optimizer.step()
+    stack.close()
 
 
 def test_a_label_is_named() -> None:
     model = tiny.bert(num_labels=1)
     given = tiny.batch(4, labels=1)
     given["labels"] = given["labels"].float().index_fill(0, torch.tensor(2), NAN)
-    with pytest.raises(DivergedError, match="label of example 3"), Stack([smoothness()]) as stack:
-        stack.prepare(model)
-        optimizer = stack.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
-        stack.backward(model, given)
+    stack = Stack([smoothness()])
+    stack.prepare(model)
+    optimizer = stack.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
+    stack.backward(model, given)
+    with pytest.raises(DivergedError, match="label of example 3"):
         optimizer.step()
+    stack.close()
 
 
 def test_a_loop_may_leave_the_batch_out_and_go_on() -> None:
@@ -253,7 +254,7 @@ def test_a_trainer_keeps_no_broken_model_as_its_best(methods: list[Any], tmp_pat
             load_best_model_at_end=True,
             logging_strategy="steps",
             logging_steps=1,
-        ),  # fmt: skip
+        ),
         train_dataset=tiny.dataset(),
         eval_dataset=tiny.dataset(8, seed=1),
         data_collator=tiny.collate,
@@ -293,9 +294,9 @@ def test_a_weight_that_breaks_in_the_last_update_is_no_result(tmp_path: Path) ->
 
 
 @pytest.fixture
-def lightning_example() -> Iterator[Any]:
+def lightning_example() -> Any:
     pytest.importorskip("lightning", reason="the extra `lightning`")
-    yield runpy.run_path(str(ROOT / "examples" / "lightning_module.py"))["SteadyClassifier"]
+    return runpy.run_path(str(ROOT / "examples" / "lightning_module.py"))["SteadyClassifier"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -62,18 +62,20 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return options.usage_message(error), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'input or output'}.", BAD_INPUT
-    if _is_failed_write(error):
-        return f"a file could not be written ({error}): is the disk full? The same command continues.", BAD_INPUT
+    said = _said_by_a_library(error)
+    if said is not None:
+        return said, BAD_INPUT
     return f"internal error, {type(error).__name__}: {error} (--debug shows where).", INTERNAL_ERROR
 
 
-def _is_failed_write(error: BaseException) -> bool:
-    """Whether saving weights failed, which safetensors and torch do not tell by an OSError."""
-    signs = {
-        "SafetensorError": ("I/O error",),
-        "RuntimeError": ("PytorchStreamWriter", "iostream error", "Parent directory"),
-    }
-    return any(sign in str(error) for sign in signs.get(type(error).__name__, ()))
+def _said_by_a_library(error: BaseException) -> str | None:
+    """What the user can mend although no OSError tells it: weights that safetensors or torch could not save, ~someone."""
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "a path begins with ~ and the name of nobody here; write it out."
+    signs = {"SafetensorError": ("I/O error",), "RuntimeError": ("PytorchStreamWriter", "iostream error")}
+    if any(sign in str(error) for sign in signs.get(type(error).__name__, ())):
+        return f"a file could not be written ({error}): is the disk full? The same command continues."
+    return None
 
 
 def _fail(message: str, status: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +75,21 @@ class ConsoleReporter:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def show_lines(console: Console, text: str) -> None:
+    """Show lines as they are; on a terminal what is too long goes on below, further to the right.
+
+    Args:
+        console: where to.
+        text: of several lines, which may be indented.
+    """
+    for line in text.splitlines():
+        whole = printable(line)
+        if console.is_terminal and len(whole) > console.width:
+            indent = " " * (len(whole) - len(whole.lstrip()) + 2)
+            whole = textwrap.fill(whole, console.width, subsequent_indent=indent, break_on_hyphens=False)
+        console.print(whole, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

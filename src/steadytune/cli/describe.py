@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from steadytune.cli.console import show_lines
 from steadytune.core.composition import conflicts, total_cost, ways_out
 from steadytune.core.cost import PLAIN_STEP
 from steadytune.core.explain import in_words
@@ -56,7 +57,7 @@ def show_methods(names: list[str]) -> None:
 
 def _show_settings(console: Console, method: Method) -> None:
     console.print(f"[bold]{method.name}[/]  ({method.role}) {method.paper}", highlight=False)
-    console.print(f"  {method.effect()}; {in_words(total_cost([method]))}", highlight=False, markup=False)
+    show_lines(console, f"  {method.effect()}; {in_words(total_cost([method]))}")
     settings = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for f in fields(method):
         default = f.default if f.default not in (None, ()) else "none"
@@ -77,16 +78,17 @@ def show_explanation(names: str, model: str | None, assignments: list[str], seed
     loaded = None if model is None else _load(model)
     explanation = explain(methods, loaded, seed, {})
     refusals = conflicts(methods)
+    console = Console()
     if not refusals:
-        print(explanation)
+        show_lines(console, str(explanation))
     else:
         for row in explanation.methods:
-            print(row)
+            show_lines(console, str(row))
         for refusal in refusals:
-            print(f"Refused: {refusal}")
+            show_lines(console, f"Refused: {refusal}")
         for way in ways_out(methods):
             left_out = ", ".join(m.name for m in methods if m not in way)
-            print(f"\nWithout {left_out}:\n{explain(way, None, seed, {}).totals()}")
+            show_lines(console, f"\nWithout {left_out}:\n{explain(way, None, seed, {}).totals()}")
     if tensors:
         for report in explanation.weight_reports.values():
             print(report.table())

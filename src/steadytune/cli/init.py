@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.console import printable
+from steadytune.cli.console import show_lines
 from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import SettingsError, did_you_mean
 from steadytune.experiments.configuration import configuration, recommended, seen
@@ -40,12 +40,8 @@ def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overw
 
 def _show(look: Look, output: Path, verb: str) -> None:
     console = Console()
-
-    def line(text: str) -> None:
-        console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
-
     for sentence in seen(look):
-        line(sentence)
+        show_lines(console, sentence)
     for name, (value, why) in recommended(look).items():
-        line(f"{name}: {value} ({why})")
-    line(f"Written: {output}. Next: steadytune {verb} --config {output}")
+        show_lines(console, f"{name}: {value} ({why})")
+    show_lines(console, f"Written: {output}. Next: steadytune {verb} --config {output}")

@@ -7,25 +7,21 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.console import byte_bar, printable
+from steadytune.cli.console import byte_bar, show_lines
 
 
 def run_perturbation(source: str, destination: Path, given: dict[str, Any], *, quiet: bool) -> None:
     """Write the checkpoint with noise, and print how far its weights moved."""
     from steadytune.experiments.perturb import perturb_checkpoint
-    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.experiments.quiet import quiet_transformers
 
-    quiet_libraries()
+    quiet_transformers()
     console = Console()
     with byte_bar(console, "perturbing", quiet=quiet) as tell:
         made = perturb_checkpoint(source, destination, tell=tell, **given)
     if quiet:
         return
-
-    def line(text: str) -> None:
-        console.print(printable(text), highlight=False, markup=False, soft_wrap=not console.is_terminal)
-
-    line(str(made.report))
+    show_lines(console, str(made.report))
     if made.left_out:
-        line(f"Left out, because they hold weights without noise: {', '.join(made.left_out)}")
-    line(f"Kept in {made.folder}; it loads in from_pretrained, or with --model {made.folder}")
+        show_lines(console, f"Left out, because they hold weights without noise: {', '.join(made.left_out)}")
+    show_lines(console, f"Kept in {made.folder}; it loads in from_pretrained, or with --model {made.folder}")

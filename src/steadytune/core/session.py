@@ -226,6 +226,8 @@ class Session:
 
     def after_update(self, update: int, total_updates: int | None) -> None:
         """Move the teachers and whatever follows the weights; ``update`` counts this one."""
+        if not self.shadows and not self.attachments:
+            return
         reshard(self.model)
         for teacher, shadow in self.shadows.items():
             if teacher.is_due(update):

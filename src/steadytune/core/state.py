@@ -123,7 +123,7 @@ def read_state(folder: Path) -> StackState:
 
 
 def require_sealed(folder: Path) -> None:
-    """Check the files of a checkpoint by the checksums in its state; one without them is as it was before there were any.
+    """Check the files of a checkpoint by the checksums in its state, which those of older versions have not.
 
     Raises:
         DamagedCheckpointError: a file is missing or not what was written.

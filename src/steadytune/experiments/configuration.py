@@ -138,7 +138,8 @@ def _training(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
 def _section(title: str, settings: Mapping[str, tuple[Any, str]]) -> Iterator[str]:
     yield f"# {title}"
     for name, (value, why) in settings.items():
-        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n...\n")
+        written = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+        written = written.removesuffix("\n...\n")
         if "\n" in written.strip():  # a name may hold the end of a line: quoted so, it stays on this one
             written = yaml.safe_dump(value, default_style='"', default_flow_style=True, width=10**6)
         written = written.strip()

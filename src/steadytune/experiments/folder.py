@@ -59,7 +59,7 @@ class RunFolder:
             )
         for own in (self.checkpoints, self.model, self.log, self.path / "predictions"):
             if own.is_symlink():
-                raise SettingsError(f"{own} is a link: a run writes into its own folder only; give another --output-dir.")
+                raise SettingsError(f"{own} is a link; a run writes into its own folder: give another --output-dir.")
         wanted = _comparable(settings.model_dump())
         if self.config.is_file():
             held = _comparable(_read_yaml(self.config))

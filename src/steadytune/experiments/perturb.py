@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from torch import nn
 
 from steadytune import __version__
+from steadytune.core.atomic import is_abandoned, remove_abandoned, sync, sync_all, this_process
 from steadytune.core.errors import MethodError, SettingsError
 from steadytune.experiments.checkpoint_files import (
     StoredTensor,
@@ -321,14 +322,15 @@ def _refuse_full_disk(place: Path, files: Sequence[Path]) -> None:
 def _folder_when_whole(place: Path) -> Iterator[Path]:
     """Yield a folder beside the real one, which takes its place when the block ends without an error."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}-{threading.get_ident()}.unfinished")
-    old = place.with_name(f"{unfinished.name}.old")
+    unfinished, old = (place.with_name(f".{place.name}.{kind}{this_process()}.unfinished") for kind in ("", "old."))
     try:
         unfinished.mkdir()
         yield unfinished
+        sync_all(unfinished)  # after a power cut a folder of this name is whole as well
         if place.exists():
             place.rename(old)
         unfinished.rename(place)
+        sync(place.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(f"{place}: cannot be written ({reason}); nothing of it was kept.") from error
@@ -341,12 +343,8 @@ def _folder_when_whole(place: Path) -> Iterator[Path]:
 
 def _clear_up(place: Path) -> None:
     """Take away what a process that was killed has left; a folder that it was about to replace comes back."""
-    import psutil
-
-    for leftover in place.parent.glob(f".{place.name}.*.unfinished*"):
-        process = leftover.name.removeprefix(f".{place.name}.").split("-")[0]
-        if not process.isdigit() or psutil.pid_exists(int(process)):
-            continue
-        if leftover.suffix == ".old" and not place.exists():
-            leftover.rename(place)
-        shutil.rmtree(leftover, ignore_errors=True)
+    name = glob.escape(place.name)
+    for old in place.parent.glob(f".{name}.old.*.unfinished"):
+        if is_abandoned(old.name) and not place.exists():
+            old.rename(place)
+    remove_abandoned(place.parent, f".{name}.*.unfinished")

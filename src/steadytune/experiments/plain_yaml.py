@@ -113,9 +113,11 @@ def read_yaml(text: str, place: str) -> Any:
     {'learning_rate': 0.0001}
     """
     if len(text) > MOST_CHARACTERS:
-        raise SettingsError(f"{place}: {len(text):,} characters are too many for settings (at most {MOST_CHARACTERS:,}).")
+        raise SettingsError(
+            f"{place}: {len(text):,} characters are too many for settings; {MOST_CHARACTERS:,} may be."
+        )
     try:
-        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that does less
+        return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader that does less
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""

@@ -9,11 +9,17 @@ import warnings
 def quiet_libraries() -> None:
     """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
     import datasets
+
+    quiet_transformers()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def quiet_transformers() -> None:
+    """The same where no data set is read: importing `datasets` would take 90 MB."""
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate|datasets")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

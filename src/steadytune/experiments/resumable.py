@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerState, set_seed
 
+from steadytune.core.allocator import freed_memory_is_kept
 from steadytune.core.errors import DivergedError
 from steadytune.experiments.folder import RunFolder, is_evaluation
 from steadytune.experiments.measure import Meter
@@ -58,7 +59,8 @@ class Resumable:
         self.trainer.add_callback(self.report)
         set_seed(self.seed)
         try:
-            with ending_gently(self.interrupt, self.reporter):
+            on_cpu = self.trainer.args.device.type == "cpu"
+            with ending_gently(self.interrupt, self.reporter), freed_memory_is_kept(on=on_cpu):
                 self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         finally:
             self.reporter.stop()

@@ -37,8 +37,10 @@ def read_raw(source: Source, names: Sequence[str]) -> Table:
     """Return the named columns as they are in the file."""
     import pyarrow as pa
 
+    file = _open(source)
+    _refuse_bomb(source, file.metadata, names)
     try:
-        return _open(source).read(columns=list(names))
+        return file.read(columns=list(names))
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, error) from None
 
@@ -51,6 +53,21 @@ def _open(source: Source) -> Any:
         return parquet.ParquetFile(source.path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, error) from None
+
+
+def _refuse_bomb(source: Source, metadata: Any, names: Sequence[str]) -> None:
+    """Raise DataError where the columns unpack to more than the free memory."""
+    import psutil
+
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    parts = [group.column(index) for group in groups for index in range(group.num_columns)]
+    wanted = [part for part in parts if part.path_in_schema in names or part.path_in_schema.split(".")[0] in names]
+    size, free = sum(part.total_uncompressed_size for part in wanted), psutil.virtual_memory().available
+    if size > free:
+        raise DataError(
+            f"{file_place(source.path)}: its columns unpack to {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB "
+            "of memory are free; give fewer rows."
+        )
 
 
 def _damaged(source: Source, error: Exception) -> DataError:

@@ -1,0 +1,39 @@
+"""Freed memory is kept while a model trains on the CPU, and given back afterwards."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+import torch
+
+from steadytune.core.allocator import _glibc, freed_memory_is_kept
+
+#: Two blocks above 32 MiB, which glibc by itself always gives back: 20,480 pages that the system clears in each step.
+BLOCKS, ENTRIES = 2, 10 * 2**20
+
+
+def pages_cleared_by_a_step() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(ENTRIES) for _ in range(BLOCKS)]
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or _glibc() is None, reason="glibc alone has these settings")
+def test_a_step_reuses_what_the_last_one_freed() -> None:
+    pages_cleared_by_a_step()
+    assert pages_cleared_by_a_step() >= 20  # or 40 large pages, or 20,480
+    with freed_memory_is_kept() as kept:
+        assert kept
+        pages_cleared_by_a_step()
+        pages_cleared_by_a_step()
+        assert pages_cleared_by_a_step() < 20
+    pages_cleared_by_a_step()
+    assert pages_cleared_by_a_step() >= 20  # it is given back again
+
+
+def test_switched_off_it_does_nothing() -> None:
+    with freed_memory_is_kept(on=False) as kept:
+        assert not kept

@@ -219,26 +219,35 @@ def described(name: str, runs: dict[str, dict[int, dict[str, float]]]) -> dict[s
         if name != "none":
             gain = paired(values["none"], values[name], greater_is_better=more_is_better)
             row[score]["gain"] = {"mean": gain.mean, "interval": gain.interval, "p": gain.p}
-            arrays = [np.array([values[n][s] for s in seeds]) for n in ("none", "smart", name)]
-            row[score]["share_of_smart_s_gain"] = share_of_gain(*arrays)
+            full = paired(values["none"], values["smart"], greater_is_better=more_is_better).interval
+            if full is not None and full[0] * full[1] > 0:  # of a gain that may be none there is no share
+                arrays = [np.array([values[n][s] for s in seeds]) for n in ("none", "smart", name)]
+                row[score]["share_of_smart_s_gain"] = share_of_gain(*arrays)
     return row
 
 
 def table(content: dict[str, Any]) -> list[str]:
     """Markdown lines: a row for each candidate."""
     lines = [
-        "| | price: arithmetic, measured | seeds | test loss (sd) | accuracy (sd) | R_s (sd) "
-        "| SMART's gain that is left: loss, accuracy, R_s |",
-        "|---|---|---|---|---|---|---|",
+        "| | price: arithmetic, measured | seeds | test loss (sd) | R_s on test (sd) | SMART's gain that is left: loss; R_s "
+        "| accuracy (sd) | gain in accuracy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in content["results"].items():
-        figures = [
-            f"{row[score]['mean']:.{digits}f} ({row[score]['sd']:.{digits}f})" for score, digits in DIGITS.items()
-        ]
-        shares = [row[score].get("share_of_smart_s_gain") for score in SCORES]
-        left = ", ".join(_percent(share) for share in shares if share) if name != "smart" else "100 %"
-        price = f"{row['arithmetic']:.2f} x, {row['measured']:.2f} x"
-        lines.append(f"| {LABELS.get(name, name)} | {price} | {len(row['seeds'])} | {' | '.join(figures)} | {left} |")
+        figures = {s: f"{row[s]['mean']:.{digits}f} ({row[s]['sd']:.{digits}f})" for s, digits in DIGITS.items()}
+        shares = [row[score].get("share_of_smart_s_gain") for score in ("loss", "regularizer")]
+        gain = row["accuracy"].get("gain")
+        cells = (
+            LABELS.get(name, name),
+            f"{row['arithmetic']:.2f} x, {row['measured']:.2f} x",
+            str(len(row["seeds"])),
+            figures["loss"],
+            figures["regularizer"],
+            "; ".join(_percent(share) for share in shares if share) if name != "smart" else "100 %",
+            figures["accuracy"],
+            "" if gain is None else f"{gain['mean']:+.3f} ({gain['interval'][0]:+.3f} to {gain['interval'][1]:+.3f})",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -69,10 +69,11 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _said_by_a_library(error: BaseException) -> str | None:
-    """What the user can mend although no OSError tells it: weights that safetensors or torch could not save, ~someone."""
+    """What the user can mend although no OSError tells it: weights that could not be saved, the home of nobody."""
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "a path begins with ~ and the name of nobody here; write it out."
-    signs = {"SafetensorError": ("I/O error",), "RuntimeError": ("PytorchStreamWriter", "iostream error")}
+    torch_signs = ("PytorchStreamWriter", "iostream error", "Parent directory")
+    signs = {"SafetensorError": ("I/O error",), "RuntimeError": torch_signs}
     if any(sign in str(error) for sign in signs.get(type(error).__name__, ())):
         return f"a file could not be written ({error}): is the disk full? The same command continues."
     return None

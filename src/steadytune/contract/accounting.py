@@ -181,7 +181,8 @@ def _bytes_alive() -> int:
         warnings.simplefilter("ignore")  # looking at an object may warn that it is deprecated
         for thing in gc.get_objects():
             # A saved random state, of bytes, is as large as this whole tiny model.
-            if issubclass(type(thing), Tensor) and thing.grad_fn is None and thing.dtype is not torch.uint8:
+            # Tensors of torch.compile have no storage.
+            if type(thing) in (Tensor, nn.Parameter) and thing.grad_fn is None and thing.dtype is not torch.uint8:
                 storage = thing.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -11,7 +11,7 @@ from torch import Tensor, uint8
 _BLOCK_BYTES = 1 << 20
 #: What training goes on with; others, such as a README, may change.
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_NAMES = ("trainer_state.json",)
+_NAMES = ("trainer_state.json", "config.json", "adapter_config.json")
 
 
 def checksums(folder: Path, without: Iterable[str] = ()) -> dict[str, str]:

@@ -210,6 +210,7 @@ def _load_tokenizer(source: ModelSource, task: Task, options: Mapping[str, Any])
         tokenizer = AutoTokenizer.from_pretrained(source.location, add_prefix_space=True, **options)
     if task.head == "question_answering":
         tokenizer.padding_side = "right"  # the places of the answer are counted from the left
+    tokenizer("a \u2603")  # a vocabulary that lacks the token for unknown words fails only where it needs it
     return tokenizer
 
 

@@ -229,16 +229,19 @@ def described(name: str, runs: dict[str, dict[int, dict[str, float]]]) -> dict[s
 def table(content: dict[str, Any]) -> list[str]:
     """Markdown lines: a row for each candidate."""
     lines = [
-        "| | price: arithmetic, measured | seeds | test loss (sd) | R_s on test (sd) | SMART's gain that is left: loss; R_s "
-        "| accuracy (sd) | gain in accuracy |",
+        "| | price: arithmetic, measured | seeds | test loss (sd) | R_s on test (sd) "
+        "| SMART's gain that is left: loss; R_s | accuracy (sd) | gain in accuracy |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in content["results"].items():
-        figures = {s: f"{row[s]['mean']:.{digits}f} ({row[s]['sd']:.{digits}f})" for s, digits in DIGITS.items()}
+    results: dict[str, dict[str, Any]] = content["results"]
+    for name, row in results.items():
+        figures: dict[str, str] = {
+            s: f"{row[s]['mean']:.{digits}f} ({row[s]['sd']:.{digits}f})" for s, digits in DIGITS.items()
+        }
         shares = [row[score].get("share_of_smart_s_gain") for score in ("loss", "regularizer")]
         gain = row["accuracy"].get("gain")
         cells = (
-            LABELS.get(name, name),
+            LABELS[name],
             f"{row['arithmetic']:.2f} x, {row['measured']:.2f} x",
             str(len(row["seeds"])),
             figures["loss"],

@@ -16,8 +16,13 @@ from steadytune.experiments.settings import resolve
 TABLE = {
     "title": "Table <b>2</b>",
     "source": "Wu et al.",
-    "columns": [{"name": "Reviews", "task": "movie-reviews"},
-                {"name": "IMDB", "split": "imdb", "task": "movie-reviews"}, {"name": "Avg", "mean": True}, {"name": "RTE", "task": "rte"}, {"name": "all", "mean": True}],
+    "columns": [
+        {"name": "Reviews", "task": "movie-reviews"},
+        {"name": "IMDB", "split": "imdb", "task": "movie-reviews"},
+        {"name": "Avg", "mean": True},
+        {"name": "RTE", "task": "rte"},
+        {"name": "all", "mean": True},
+    ],
     "rows": [{"model": "BERT", "method": "none", "values": [80.0, None, 80.0, 67.7, None]}],
 }  # fmt: skip
 

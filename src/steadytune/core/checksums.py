@@ -49,7 +49,7 @@ def checksum_of(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found = zlib.crc32(f"{name}\0{tensor.dtype}{tuple(tensor.shape)}\0".encode(), found)
-        found = zlib.crc32(memoryview(tensor.reshape(-1).view(uint8).numpy()), found)
+        found = zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data, found)
     return f"{found:08x}"
 
 

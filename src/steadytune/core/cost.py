@@ -67,7 +67,6 @@ class Cost:
         memory = {"weight_copies": self.weight_copies, "activation_sets": self.activation_sets / one_in}
         return Cost(**{f.name: getattr(self, f.name) / (one_in * every) for f in fields(Cost)} | memory)
 
-
     def one_graph_at_a_time(self) -> Cost:
         """Of terms, with ``memory="low"``: no activations beside those of one pass, for a clean pass without a graph.
 

@@ -246,7 +246,7 @@ class Session:
         with ExitStack() as undo:  # one that fails does not keep the others from being undone
             for attachment in self.attachments.values():
                 undo.callback(attachment.detach)
-            for clean in reversed(self._cleanup):
+            for clean in (*reversed(self._cleanup), *(tap.release for tap in self.taps.values())):
                 undo.callback(clean)
         self.attachments = {}
         self._cleanup.clear()  # only now: one that was interrupted is done again by the next call

@@ -93,6 +93,12 @@ class Tap:
         self.length_first = length_first
         self._number = next(_NUMBERS)
         self._seen: Seen | None = None
+        self._undo = ExitStack()
+
+    def release(self) -> None:
+        """Take everything off, where an interruption has kept a pass from doing so."""
+        _DELTAS.pop(self._number, None)
+        self._undo.close()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -149,6 +155,7 @@ class Tap:
 
         self._seen = None
         with ExitStack() as undo:  # whatever interrupts the block, and also right after the hook is there
+            self._undo = undo
             undo.callback(self.embedding.register_forward_hook(forward_hook).remove)
             yield
 

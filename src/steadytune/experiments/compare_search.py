@@ -137,6 +137,6 @@ class _Trials:
 
     def _run_of(self, proposal: Proposal) -> Run:
         settings = self.work.settings
-        tried = self.candidate.with_settings(proposal.settings)
+        tried = self.candidate.with_settings(proposal.settings, self.work.settings.memory)
         rate = proposal.learning_rate or settings.learning_rates[0]
         return self.cell, tried, self.cell.plan(tried, rate, settings.first_seed, evaluate_test=False)

@@ -174,7 +174,8 @@ class CompareSettings(TrainSettings):
         common: dict[str, Any] = {name: getattr(self, name) for name in names}
         # Nothing is chosen among one learning rate, so no rows are needed for it.
         chosen = len(self.learning_rates) > 1 or bool(self.search)
-        return TrainSettings(**common | {"hold_out": self.hold_out or chosen} | values)
+        common["hold_out"] = self.hold_out or chosen
+        return TrainSettings(**common | values)
 
 
 _ONE_AND_SEVERAL = {
@@ -206,13 +207,13 @@ class Candidate:
     relative_cost: float = 1.0
     more_updates: float = 1.0
 
-    def with_settings(self, more: Mapping[str, Any]) -> Candidate:
-        """The same with other settings, as a search found them."""
+    def with_settings(self, more: Mapping[str, Any], memory: str = "full") -> Candidate:
+        """The same with other settings, as a search found them, for runs of this ``memory`` setting."""
         from steadytune.methods.registry import build_methods
 
         values = {**self.set, **more}
         nested = TrainSettings(methods=list(self.names) or [BASELINE], set=values).method_settings()
-        return replace(self, set=values, relative_cost=_relative_cost(build_methods(self.names, nested)))
+        return replace(self, set=values, relative_cost=_relative_cost(build_methods(self.names, nested), memory))
 
     def changes(self, settings: CompareSettings) -> dict[str, Any]:
         """What this candidate changes in a run's settings."""
@@ -301,7 +302,7 @@ def candidates(settings: CompareSettings) -> list[Candidate]:
         nested = TrainSettings(methods=list(names) or [BASELINE], set=values).method_settings()
         built = build_methods(names, nested)
         identity = repr(identify(built))
-        cost = _relative_cost(built)
+        cost = _relative_cost(built, settings.memory)
         found.setdefault(identity, Candidate(label, tuple(names), values, cost))
 
     for names, own, label in [((), {}, BASELINE), *asked]:
@@ -348,11 +349,11 @@ def _method_of(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _relative_cost(methods: Sequence[Any]) -> float:
+def _relative_cost(methods: Sequence[Any], memory: str) -> float:
     from steadytune.core.composition import total_cost
     from steadytune.core.cost import PLAIN_STEP
 
-    return total_cost(methods).units / PLAIN_STEP.units
+    return total_cost(methods, low_memory=memory == "low").units / PLAIN_STEP.units
 
 
 def _with_equal_compute(compared: Sequence[Candidate]) -> Iterator[Candidate]:

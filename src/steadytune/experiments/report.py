@@ -101,7 +101,12 @@ class Report:
         }
         # An indented file is written ten times as slowly.
         indent = 2 if len(self.data.runs) <= LAID_OUT else None
-        return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (ValueError, TypeError):  # mending all values takes longer than writing them
+            text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+        return text + "\n"
 
     def model_card(self) -> str:
         """A card for the best model, with its results in the form of ``model-index``; empty without any result.

@@ -12,9 +12,9 @@ from steadytune.experiments.report_data import CellView, MethodView
 #: Methods in a plot, beside plain training.
 METHODS = 8
 #: Seeds that a plot shows one by one.
-SEEDS = 30
+SEEDS = 20
 #: Of more runs than this, only so many tasks and training sizes have plots of their own.
-LARGE, CELLS = 1000, 3
+LARGE, CELLS = 1000, 2
 
 Value = TypeVar("Value")
 

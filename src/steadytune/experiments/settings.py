@@ -137,9 +137,7 @@ class TrainSettings(BaseModel):
     use_cpu: bool = setting(False, "Do not use a GPU.", TRAINING)
     seed: int = setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
     logging_steps: int = setting(10, "Write a training log line every so many updates.", OUTPUT, ge=1)
-    save_steps: int | None = setting(
-        None, "Save a checkpoint every so many updates (else each epoch).", OUTPUT, ge=1
-    )
+    save_steps: int | None = setting(None, "Save a checkpoint every so many updates (else each epoch).", OUTPUT, ge=1)
     save_total_limit: int | None = setting(2, "Keep so many checkpoints.", OUTPUT, ge=1)
     output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", OUTPUT)
 
@@ -340,8 +338,9 @@ def _describe(error: ValidationError, config: str | Path | None, kind: type[Base
     problem, near = first["msg"][0].lower() + first["msg"][1:], ""
     given = first["input"]
     if first["type"] == "literal_error":
-        problem = f"must be one of {first['ctx']['expected'].replace(' or ', ', ')}"
-        near = did_you_mean(str(given), first["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+        allowed = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+        problem = f"must be one of {allowed}"
+        near = did_you_mean(str(given), allowed.replace("'", "").split(", "))
     elif first["type"] == "bool_parsing":
         problem = "must be true or false"
     return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}.{near}"

@@ -66,8 +66,8 @@ class _Smart:
     ) -> tuple[LossMethod, ...]:
         """Both halves at a part of the price: R_s on an eighth of the examples, D_Breg in an eighth of the updates.
 
-        Both are drawn at random and weighed so that the expectation is the whole term: 1.25 times the arithmetic of a plain step in place
-        of 3. ``docs/frugal.md`` has the measured price and what is left of the gain.
+        Both are drawn at random and weighed so that the expectation is the whole term: 1.25 times the arithmetic of a
+        plain step in place of 3. ``docs/frugal.md`` has the measured price and what is left of the gain.
 
         Args:
             weight: lambda_s, of the whole regularizer.

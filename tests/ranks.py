@@ -25,6 +25,8 @@ import torch
 import torch.distributed
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +39,7 @@ from steadytune.core.randomness import derive_seed
 from steadytune.core.runner import StepRunner
 from steadytune.core.sharding import reshard, whole
 from steadytune.core.stack import Stack
+from steadytune.core.state import FILE_NAME
 from steadytune.core.step import Step
 from steadytune.methods.registry import method_classes
 
@@ -271,6 +274,10 @@ def for_place(checkpoint: Path, folder: Path, place: Place) -> Path:
     path = own / "trainer_state.json"
     state = json.loads(path.read_text()) | {"train_batch_size": GLOBAL_BATCH // place.world}
     path.write_text(json.dumps(state))
+    mark = own / FILE_NAME  # whose checksums are of the file as it was
+    with safe_open(mark, framework="pt") as file:
+        metadata = {k: v for k, v in file.metadata().items() if k not in ("files", "checksum")}
+    save_file(load_file(mark), mark, metadata)
     return own
 
 

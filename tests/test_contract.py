@@ -213,6 +213,7 @@ def installed_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop("own_method", None)
 
 
+@pytest.mark.long
 def test_the_example_gets_the_contract_through_its_entry_point(installed_example: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "steadytune.contract", "own_method"], capture_output=True, text=True, check=False
@@ -234,6 +235,7 @@ def test_a_plugin_is_a_method_like_any_other(installed_example: Path, messages: 
     assert tiny.differing(tiny.weights(network), tiny.weights(plain))
 
 
+@pytest.mark.long
 def test_the_contract_says_what_it_does_not_know() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "steadytune.contract", "freelbb"], capture_output=True, text=True, check=False

@@ -265,6 +265,7 @@ class SwapsForGood(Mixout):
     def attach(self, training: Training) -> Attachment:
         attachment = super().attach(training)
         attachment.detach = lambda: None  # type: ignore[method-assign]
+        training.cleanup.clear()
         return attachment
 
 

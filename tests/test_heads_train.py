@@ -455,6 +455,7 @@ def test_the_data_folder_is_an_option_or_in_the_environment(monkeypatch, setting
 # ---------------------------------------------------------------- real data
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "udpos").is_dir(), reason="needs ../shared/data beside the repository")
 def test_minilm_learns_real_parts_of_speech(tmp_path) -> None:

@@ -27,7 +27,7 @@ from transformers import (
 
 from steadytune import Stack
 from steadytune.cli import main
-from steadytune.core.errors import DataError, ModelNotFoundError, SettingsError
+from steadytune.core.errors import DataError, HostError, ModelNotFoundError, SettingsError
 from steadytune.core.pretrained import pretrained_parameters
 from steadytune.experiments.hybrid import load_language_model, train_hybrid
 from steadytune.experiments.hybrid_settings import HybridSettings
@@ -340,6 +340,10 @@ def test_every_method_trains_it(encoder: PronounEncoder, name: str) -> None:
     stack = Stack(build_methods([name], {}), seed=1)
     stack.prepare(model, total_updates=4, batches=lambda: iter([batch]))
     optimizer = stack.optimizer(torch.optim.AdamW(model.parameters(), lr=1e-2))
+    if name == "smart.frugal":  # a question has as many rows as candidates, which need not be equally many
+        with pytest.raises(HostError, match="has no row for each of the 3 examples"):
+            stack.backward(model, batch)
+        return
     scheduler = stack.scheduler(optimizer)
     for _ in range(4):
         stack.backward(model, batch)

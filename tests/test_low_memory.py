@@ -97,6 +97,7 @@ def test_the_second_update_is_the_same_with_sam() -> None:
     assert tiny.distance(trained("low"), trained("full")) < 1e-10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("methods", [*STACKS.values(), [felt("l2_sp")]], ids=[*STACKS, "nothing to gain"])
 def test_the_figures_are_right(methods: list[Method]) -> None:
     total = Stack(methods, memory="low").explain().total
@@ -155,6 +156,7 @@ def test_checkpointing_of_activations_changes_nothing() -> None:
     assert tiny.distance(tiny.gradients(network), expected) < 1e-10
 
 
+@pytest.mark.long
 def test_a_compiled_model_changes_nothing() -> None:
     found = []
     for memory in ("full", "low"):

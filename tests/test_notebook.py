@@ -20,6 +20,7 @@ from steadytune.experiments.report import Report
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat", reason="the dev dependencies nbclient and ipykernel")

@@ -38,6 +38,7 @@ def moved() -> nn.Module:
     return network
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_method_resumes_from_every_checkpoint(name: str, tmp_path: Path) -> None:
     whole = tiny.model(dropout=0.1)

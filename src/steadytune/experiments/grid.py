@@ -278,7 +278,8 @@ class Plan:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Plan:
         """Read what `as_json` made."""
-        return cls(**{**content, "settings": TrainSettings(**content["settings"])})
+        parts = tuple(content.get("evaluate", ()))
+        return cls(**{**content, "settings": TrainSettings(**content["settings"]), "evaluate": parts})
 
 
 def places(settings: CompareSettings) -> list[Place]:

@@ -22,8 +22,8 @@ def freed_memory_is_kept(on: bool = True) -> Iterator[bool]:
 
     Without it glibc may return the activations of each step to the system, which must then clear every page of the
     next step's; with two graphs alive that was a tenth of the time of a step of SMART. The numbers do not change. The
-    process holds the memory of its largest step until the block ends. Where the system has placed something right above
-    the heap, it has no effect.
+    process holds the memory of its largest step until the block ends. Where the system has placed something right
+    above the heap, it has no effect.
 
     Args:
         on: false does nothing.

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_model
 from comparisons import cell, comparison
 
 from steadytune.core.errors import SettingsError
+from steadytune.experiments.compare import compare
+from steadytune.experiments.engine import execute
 from steadytune.experiments.grid import CompareSettings, candidates
 from steadytune.experiments.published import Published, beside_published
-from steadytune.experiments.report import Report
+from steadytune.experiments.report import Report, report
 from steadytune.experiments.settings import resolve
+
+tiny_folder = tiny_model.tiny_folder
 
 TABLE = {
     "title": "Table <b>2</b>",
@@ -92,3 +97,43 @@ def test_what_chooses_is_not_what_is_scored() -> None:
     several, one = (CompareSettings(task="rte", learning_rates=rates) for rates in ([1e-4, 2e-4], [1e-4]))
     assert several.run_settings(task="rte").hold_out
     assert not one.run_settings(task="rte").hold_out
+
+
+class Here:
+    """Makes the runs in this process."""
+
+    def run(self, plans, watch):
+        yield from map(execute, plans)
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_is_measured_of_each_model_stands_in_the_report(tiny_folder, tmp_path) -> None:
+    tiny_model.write_csv(tmp_path / "train.csv", tiny_model.rows(24))
+    table = {**TABLE, "columns": [{"name": "L1", "task": "train", "figure": "movement L1", "unit": 1}]}
+    settings = CompareSettings(
+        model=str(tiny_folder),
+        train_file=str(tmp_path / "train.csv"),
+        output_dir=str(tmp_path / "out"),
+        methods="noisytune",
+        seeds=1,
+        learning_rates=[1e-3, 1e-2],
+        max_steps=3,
+        evaluate="movement",
+        published=table | {"rows": [{"model": "BERT", "method": "none", "values": [None]}]},
+        use_cpu=True,
+    )
+    (cell,) = compare(settings, engine=Here()).cells
+    assert cell.test_splits == ("test",)  # the file has none: its validation rows are kept for it
+    made = report(tmp_path / "out")
+    moved = [run.metrics["figures"]["movement L1"] for run in made.comparison.cells[0].runs]
+    assert len(moved) == 2
+    assert all(value > 0 for value in moved)
+    beside = made.data.beside
+    assert beside is not None
+    assert [line.values[0] for line in beside.lines if line.ours] == [(value, None) for value in moved]
+    assert "Measured of each model" in made.html()
+    assert "movement L1" in made.markdown()
+    with pytest.raises(SettingsError, match="--evaluate: there is no part 'movment'"):
+        CompareSettings(task="rte", evaluate="movment")

@@ -21,9 +21,9 @@ def freed_memory_is_kept(on: bool = True) -> Iterator[bool]:
     """Keep what is freed in a block for its next steps, as torch does on a GPU, and give it back at the end.
 
     Without it glibc may return the activations of each step to the system, which must then clear every page of the
-    next step's; with two graphs alive that was a tenth of the time of a step of SMART. The numbers do not change. The
-    process holds the memory of its largest step until the block ends. Where the system has placed something right
-    above the heap, it has no effect.
+    next step's: with two graphs alive 0.45 of the 3.9 seconds that a step of SMART took on a busy machine. The
+    numbers do not change. The process holds the memory of its largest step until the block ends. Where the system has
+    placed something right above the heap, it has no effect.
 
     Args:
         on: false does nothing.

@@ -136,4 +136,4 @@ def test_what_is_measured_of_each_model_stands_in_the_report(tiny_folder, tmp_pa
     assert "Measured of each model" in made.html()
     assert "movement L1" in made.markdown()
     with pytest.raises(SettingsError, match="--evaluate: there is no part 'movment'"):
-        CompareSettings(task="rte", evaluate="movment")
+        resolve(CompareSettings, {"task": "rte", "evaluate": "movment"})

@@ -580,6 +580,7 @@ class Killer(SilentComparison):
             self.killed = worker.pid
 
 
+@pytest.mark.long
 def test_a_run_whose_process_is_killed_fails_and_the_rest_goes_on(settings) -> None:
     given = {"learning_rates": [1e-3], "seeds": 1, "num_train_epochs": 20.0, "methods": "noisytune,smart"}
     killer = Killer("noisytune")
@@ -661,7 +662,11 @@ def test_a_comparison_in_the_background_of_a_script_stops_at_sigterm(long_option
     assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "sent",
+    [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.long) for s in (signal.SIGINT, signal.SIGTERM))],
+    ids=lambda s: s.name,
+)
 def test_a_stopped_comparison_is_continued_by_the_same_command(long_options, sent, undisturbed, capsys) -> None:
     given = command(long_options)
     process = start(given)
@@ -700,6 +705,7 @@ def test_a_stopped_comparison_is_continued_by_the_same_command(long_options, sen
     assert {Path(path).parent.name for path in changed} <= chosen, "only their test splits were evaluated"
 
 
+@pytest.mark.long
 def test_two_processes_share_the_work(long_options, undisturbed, capsys) -> None:
     given = command(long_options)
     both = [start(given), start(given)]

@@ -191,6 +191,7 @@ def test_the_trainer_goes_from_one_process_to_two_and_back(outcomes, folder, tmp
     assert_equal([found], expected)
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_leaves_a_checkpoint_to_continue_from(tmp_path):
     first, last = start(tmp_path, ["die:ddp:bregman"])
     assert last.wait(timeout=120) == -9

@@ -56,6 +56,7 @@ def kept(memory: Any) -> dict[str, bytes]:
     return {name.removeprefix("/lab/first/"): memory.cat_file(name) for name in memory.find("/lab/first")}
 
 
+@pytest.mark.long
 def test_another_machine_goes_on_with_what_lies_under_the_url(settings, memory) -> None:
     first = compare(settings(), engine=InProcess())
     sent = kept(memory)

@@ -299,6 +299,7 @@ def numbers(folder: Path) -> list[int]:
     return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.long
 class TestSeveralProcesses:
     def test_they_share_the_trials_and_find_the_same(self, tmp_path) -> None:
         processes = [start(tmp_path, 0.1) for _ in range(2)]

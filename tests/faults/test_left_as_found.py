@@ -152,6 +152,7 @@ EVENTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("methods", [several, lambda: [pgd(), swa(start=0.0)]], ids=["several", "pgd"])
 def test_a_trainer_that_fails_anywhere(methods: Callable[[], list[Any]], tmp_path: Path) -> None:
     def fail(folder: str, prepare: Callable[[nn.Module, Any], Any]) -> None:

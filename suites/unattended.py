@@ -48,7 +48,7 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
     from steadytune.experiments.data import load_data
     from steadytune.experiments.grid import CompareSettings, candidates
     from steadytune.experiments.models import find_model
-    from steadytune.experiments.settings import resolve
+    from steadytune.experiments.settings import TrainSettings, resolve
 
     settings = resolve(CompareSettings, {"data_dir": data_dir}, config, scale)
     shutil.rmtree(bundle, ignore_errors=True)
@@ -66,7 +66,12 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
     plan = {
         "settings": settings.resolved(),
         "candidates": [
-            {"label": c.label, "names": list(c.names), "set": dict(c.set), "cost": c.relative_cost}
+            {
+                "label": c.label,
+                "names": list(c.names),
+                "set": TrainSettings(set=dict(c.set)).method_settings(),
+                "cost": c.relative_cost,
+            }
             for c in candidates(settings)
         ],
         "tasks": tasks,
@@ -264,6 +269,7 @@ def train(bundle: Path, plan: dict[str, Any], one: dict[str, Any], rows: dict[st
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup, set_seed
 
     from steadytune import Stack
+    from steadytune.core.finite import non_finite_weight
     from steadytune.methods.registry import build_methods
 
     settings, task, seed = plan["settings"], plan["tasks"][one["task"]], one["seed"]
@@ -278,13 +284,9 @@ def train(bundle: Path, plan: dict[str, Any], one: dict[str, Any], rows: dict[st
     size, epochs = settings["per_device_train_batch_size"], settings["num_train_epochs"]
     updates = math.ceil(math.ceil(len(chosen) / size) * epochs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=one["rate"], weight_decay=settings["weight_decay"])
-    nested: dict[str, dict[str, Any]] = {}
-    for key, value in one["candidate"]["set"].items():
-        method, _, name = key.rpartition(".")
-        nested.setdefault(method, {})[name] = value
     model.train()
     times = []
-    with Stack(build_methods(one["candidate"]["names"], nested), seed=seed) as stack:
+    with Stack(build_methods(one["candidate"]["names"], one["candidate"]["set"]), seed=seed) as stack:
         stack.prepare(model, total_updates=updates)
         optimizer = stack.optimizer(optimizer)
         schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * updates), updates)
@@ -307,7 +309,7 @@ def train(bundle: Path, plan: dict[str, Any], one: dict[str, Any], rows: dict[st
                 times.append(time.perf_counter() - began)
                 if len(times) == updates:
                     break
-    finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    finite = non_finite_weight(model) is None
     names = ["validation", *task["test_splits"]]
     metrics = {name: scores(model, rows[name], task["head"], kind, device) for name in names} if finite else {}
     training = {"updates": updates, "seconds": sum(times), "seconds_per_update": statistics.median(times)}

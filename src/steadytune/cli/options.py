@@ -78,42 +78,30 @@ def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
     left_out = getattr(kind, "left_out", ())
     parameters = [_parameter(name, kind) for name in kind.model_fields if name not in left_out]
     parameters += [
-        inspect.Parameter(
+        _of_every_verb(
             "config",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                Path | None,
-                typer.Option(
-                    metavar="FILE", help="YAML file of settings; options given here win.", rich_help_panel=RUN_PANEL
-                ),
-            ],
+            None,
+            Path | None,
+            "--config",
+            metavar="FILE",
+            help="YAML file of settings; options given here win.",
         ),
-        inspect.Parameter(
-            "scale",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None,
-                typer.Option(
-                    metavar="NAME", help="Which of the file's scales to run, e.g. small.", rich_help_panel=RUN_PANEL
-                ),
-            ],
+        _of_every_verb(
+            "scale", None, str | None, "--scale", metavar="NAME", help="Which of the file's scales to run, e.g. small."
         ),
-        inspect.Parameter(
-            "quiet",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[
-                bool,
-                typer.Option("--quiet", "-q", metavar="", help="Show nothing but errors.", rich_help_panel=RUN_PANEL),
-            ],
-        ),
+        _of_every_verb("quiet", False, bool, "--quiet", "-q", metavar="", help="Show nothing but errors."),
     ]
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     command.__doc__ = verb.__doc__
     command.__name__ = verb.__name__
     return command
+
+
+def _of_every_verb(name: str, default: Any, kind: Any, *options: str, **info: Any) -> inspect.Parameter:
+    """A parameter that is no setting."""
+    option = typer.Option(*options, rich_help_panel=RUN_PANEL, **info)
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Parameter:

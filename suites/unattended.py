@@ -247,8 +247,16 @@ def work(bundle: str, todo: Any, done: Any) -> None:
                 rows[one["task"]] = tokenized(Path(bundle), plan, one["task"])
             outcome = train(Path(bundle), plan, one, rows[one["task"]])
         except Exception as error:  # one run must not end the others
-            outcome = {"status": "failed", "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            outcome = broken_off(error)
         done.put({**one, "error": None, "metrics": {}, "training": {}, **outcome, "seconds": time.monotonic() - began})
+
+
+def broken_off(error: Exception) -> dict[str, Any]:
+    """What is kept of a run that an error ended; the stack raises one when a number is no longer finite."""
+    from steadytune.core.errors import DivergedError
+
+    status = "diverged" if isinstance(error, DivergedError) else "failed"
+    return {"status": status, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
 def tokenized(bundle: Path, plan: dict[str, Any], task: str) -> dict[str, list[tuple[list[int], float]]]:

@@ -14,6 +14,8 @@ from steadytune.core.allocator import _glibc, freed_memory_is_kept
 
 #: Two blocks above 32 MiB, which glibc by itself always gives back: 20,480 pages that the system clears in each step.
 BLOCKS, ENTRIES = 2, 10 * 2**20
+#: Steps until the heap has room for both: two to five in 20 processes, as small blocks lie between.
+WARM_UP = 12
 
 
 def pages_cleared_by_a_step() -> int:
@@ -29,8 +31,8 @@ def steps_reuse_what_was_freed() -> None:
     assert pages_cleared_by_a_step() >= 20  # or 40 large pages, or 20,480
     with freed_memory_is_kept() as kept:
         assert kept
-        pages_cleared_by_a_step()
-        pages_cleared_by_a_step()
+        for _ in range(WARM_UP):
+            pages_cleared_by_a_step()
         assert pages_cleared_by_a_step() < 20
     pages_cleared_by_a_step()
     assert pages_cleared_by_a_step() >= 20  # it is given back again
@@ -40,9 +42,7 @@ def steps_reuse_what_was_freed() -> None:
 def test_a_step_reuses_what_the_last_one_freed() -> None:
     code = "import test_allocator; test_allocator.steps_reuse_what_was_freed()"
     place = Path(__file__).parent
-    # Where the system has put something right above the heap (its addresses are random) the heap cannot grow, and
-    # large blocks stay mappings of their own: seen in one process of three.
-    assert any(subprocess.run([sys.executable, "-c", code], cwd=place, check=False).returncode == 0 for _ in range(6))
+    assert subprocess.run([sys.executable, "-c", code], cwd=place, check=False).returncode == 0
 
 
 def test_switched_off_it_does_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import queue
 import sys
 from pathlib import Path
 
@@ -93,3 +94,21 @@ def test_a_suite_is_packed_run_and_collected(unattended, tiny_folder, tmp_path, 
         tried = {r.learning_rate: r.score("validation", "accuracy") for r in cell.tuning if r.candidate == candidate}
         assert tried[rate] == max(tried.values())
     assert "smoothness" in report(tmp_path / "out").markdown()
+
+
+def test_a_run_that_diverges_is_told_from_one_that_fails(unattended, tiny_folder, tmp_path) -> None:
+    data = glue_rows.write_tasks(tmp_path / "data", {"rte": 40}, evaluated=8)
+    config = tmp_path / "suite.yaml"
+    settings = {"model": str(tiny_folder), "tasks": ["rte"], "train_sizes": ["16"], "seeds": 1, "max_grad_norm": 0}
+    config.write_text(yaml.safe_dump({**settings, "learning_rates": [1e30], "methods": ["smoothness"]}))
+    unattended.pack(config, None, str(data), tmp_path / "bundle")
+    plan = json.loads((tmp_path / "bundle" / "plan.json").read_text())
+    todo, done = queue.Queue(), queue.Queue()
+    one = unattended.planned(plan)[0]
+    for item in (one, {**one, "candidate": {**one["candidate"], "names": "unknown"}}, None):
+        todo.put(item)
+    unattended.work(str(tmp_path / "bundle"), todo, done)
+    first, second = done.get_nowait(), done.get_nowait()
+    assert first["status"] == "diverged", first["error"]
+    assert second["status"] == "failed"
+    assert "unknown" in second["error"]

@@ -22,8 +22,8 @@ def freed_memory_is_kept(on: bool = True) -> Iterator[bool]:
 
     Without it glibc may return the activations of each step to the system, which must then clear every page of the
     next step's: with two graphs alive 0.45 of the 3.9 seconds that a step of SMART took on a busy machine. The
-    numbers do not change. The process holds the memory of its largest step until the block ends. Where the system has
-    placed something right above the heap, it has no effect.
+    numbers do not change. The process holds the memory of its largest step until the block ends. It takes effect after
+    two to five steps, when the heap has grown to hold them.
 
     Args:
         on: false does nothing.

@@ -743,6 +743,14 @@ def test_explain_tells_cost_and_movement(capsys, tiny_folder) -> None:
     assert contents(tiny_folder) == before
 
 
+def test_explain_counts_one_graph_at_a_time_where_asked(capsys) -> None:
+    for memory in ("full", "low"):
+        total = Stack([*smart()], memory=memory).explain().totals()
+        assert output(capsys, "explain", "smart", "--memory", memory).split()[-len(total.split()) :] == total.split()
+    assert main(["explain", "smart", "--memory", "lo"]) == 2
+    assert "Did you mean 'low'?" in capsys.readouterr().err
+
+
 def test_explain_of_nothing_is_a_plain_step(capsys) -> None:
     assert "1.00 x a plain step" in output(capsys, "explain", "none")
 

@@ -68,15 +68,18 @@ def _show_settings(console: Console, method: Method) -> None:
     console.print(settings, highlight=False, markup=False)
 
 
-def show_explanation(names: str, model: str | None, assignments: list[str], seed: int, *, tensors: bool) -> None:
+def show_explanation(
+    names: str, model: str | None, assignments: list[str], seed: int, *, tensors: bool, memory: str
+) -> None:
     """Print what a stack of methods does, or what is refused about it and what can be done."""
-    settings = resolve_settings({"methods": names, "set": parse_assignments(assignments)})
+    settings = resolve_settings({"methods": names, "memory": memory, "set": parse_assignments(assignments)})
     from steadytune.core.explain import explain
     from steadytune.methods.registry import build_methods
 
     methods = build_methods(settings.methods, settings.method_settings(), refuse_conflicts=False)
     loaded = None if model is None else _load(model)
-    explanation = explain(methods, loaded, seed, {})
+    low_memory = settings.memory == "low"
+    explanation = explain(methods, loaded, seed, {}, low_memory=low_memory)
     refusals = conflicts(methods)
     console = Console()
     if not refusals:
@@ -88,7 +91,9 @@ def show_explanation(names: str, model: str | None, assignments: list[str], seed
             show_lines(console, f"Refused: {refusal}")
         for way in ways_out(methods):
             left_out = ", ".join(m.name for m in methods if m not in way)
-            show_lines(console, f"\nWithout {left_out}:\n{explain(way, None, seed, {}).totals()}")
+            show_lines(
+                console, f"\nWithout {left_out}:\n{explain(way, None, seed, {}, low_memory=low_memory).totals()}"
+            )
     if tensors:
         for report in explanation.weight_reports.values():
             print(report.table())

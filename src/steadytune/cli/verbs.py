@@ -365,11 +365,13 @@ def explain(
     set_: SetOption = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")] = 42,
     tensors: Annotated[bool, typer.Option("--tensors", help="With --model: one line for every tensor.")] = False,
+    *,
+    memory: Annotated[str, typer.Option(metavar="full|low", help="'low': with one graph at a time.")] = "full",
 ) -> None:
     """Say what methods do to a step: passes, memory, what they touch, what conflicts."""
     from steadytune.cli.describe import show_explanation
 
-    show_explanation(names, model, set_ or [], seed, tensors=tensors)
+    show_explanation(names, model, set_ or [], seed, tensors=tensors, memory=memory)
 
 
 @_verb(LOOKING, "steadytune tasks xnli --data-dir data")

@@ -1,7 +1,8 @@
 """Writes the pages and tables that follow from the code and from kept results.
 
-`make docs` runs it, a test compares: docs/compatibility.md, docs/hyper-parameters.md, docs/code-map.md, the table in
-docs/tasks.md and the evidence in README.md and docs/index.md; with ``--families`` also docs/families.md.
+`make docs` runs it, a test compares: docs/compatibility.md, docs/hyper-parameters.md, docs/code-map.md, the tables in
+docs/tasks.md and docs/suites.md, and the evidence in README.md and docs/index.md; with ``--families`` also
+docs/families.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from code_map import code_map
 from evidence import evidence_table
 from speed_table import missed_table, speed_tables
+from suite_table import suite_table
 
 from steadytune.contract import PROPERTIES
 from steadytune.contract.matrix import Refusals, everything, table
@@ -28,6 +30,7 @@ from steadytune.tasks.registry import task_names, task_record
 PAGE = Path(__file__).parent / "compatibility.md"
 TASKS_PAGE = Path(__file__).parent / "tasks.md"
 SETTINGS_PAGE = Path(__file__).parent / "hyper-parameters.md"
+SUITES_PAGE = Path(__file__).parent / "suites.md"
 SPEED_PAGE = Path(__file__).parent / "speed.md"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "README.md"
 MAP_PAGE = Path(__file__).parent / "code-map.md"
@@ -202,6 +205,7 @@ def generated() -> dict[Path, str]:
         SETTINGS_PAGE: settings_page(),
         MAP_PAGE: code_map(),
         TASKS_PAGE: _with_table(TASKS_PAGE, tasks_table()),
+        SUITES_PAGE: _with_table(SUITES_PAGE, suite_table()),
         README: _with_table(README, evidence_table()),
         START_PAGE: _with_table(START_PAGE, evidence_table(linked=False)),
         SPEED_PAGE: _with_table(SPEED_PAGE, speed_tables()),

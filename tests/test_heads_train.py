@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -366,6 +367,22 @@ def test_a_head_of_another_width_is_told(tiny_folder, tmp_path, give, settings) 
     task = Task("toy", "token_classification", "", "", "", None, "", ("O", "B-x"), {}, "f1")
     with pytest.raises(ModelNotFoundError, match="its head has not 2 outputs"):
         load_model(str(folder), task)
+
+
+@pytest.mark.parametrize(
+    ("settings_of_tokenizer", "told"),
+    [
+        ({"pad_token": "[PA@]"}, r"pad token '\[PA@\]' has the number \d+, and the word embeddings end at"),
+        ({"half\ud800": 1}, "holds half a character"),  # it would fail when the trained model is saved
+    ],
+    ids=["unknown padding", "half a character"],
+)
+def test_a_tokenizer_that_is_not_of_the_model_is_refused(tiny_folder, tmp_path, settings_of_tokenizer, told) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings_of_tokenizer))
+    with pytest.raises(ModelNotFoundError, match=told):
+        load_model(str(folder), _classes(("a", "b")))
 
 
 def _classes(names: tuple[str, ...]) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_a_published_table_stands_beside_our_means() -> None:
     assert "Table &lt;b&gt;2&lt;/b&gt;" in report.html()
     assert "67.7" in report.html()
     assert f"{mean:.1f} ± " in report.markdown()
+
+
+def test_a_table_of_medians_has_our_medians() -> None:
+    found = comparison(cell(), settings={"model": "minilm", "published": TABLE | {"statistic": "median"}})
+    beside = beside_published(found)
+    assert beside is not None
+    scores = [100 * score for score in found.cells[0].scores("none", "test").values() if score is not None]
+    first = beside.lines[1].values[0]
+    assert first is not None
+    assert first[0] == pytest.approx(statistics.median(scores))
+    assert statistics.median(scores) != pytest.approx(statistics.mean(scores))
+    assert "median ± sd" in Report(found).html()
 
 
 def test_no_table_and_a_strange_one_leave_the_report_as_it_is() -> None:

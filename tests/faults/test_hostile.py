@@ -262,6 +262,7 @@ def test_yaml_has_no_objects_no_bombs_and_no_surprises() -> None:
         "a: !!python/object/apply:os.system [id]": "are not read",
         "a: !!binary aGk=": "are not read",
         "a: !!int x": "cannot be read as int",
+        "!!int ": "cannot be read as int",
         "a: " + "9" * 5000: "cannot be read as int",
         "a: 1\na: 2": "there twice, first in line 1",
         "a: 1\n---\na: 2": "another document",

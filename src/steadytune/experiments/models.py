@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -181,10 +182,39 @@ def load_model(
         _require_language_model(model, tokenizer, loading["missing_keys"], name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _require_known_tokens(model, tokenizer, name)
+    _require_whole_characters(tokenizer, name)
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, source
+
+
+def _require_known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise where a token that every text gets has no row in the word embeddings."""
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if rows is None:
+        return
+    numbers = {word: getattr(tokenizer, f"{word}_token_id") for word in ("pad", "unk", "cls", "sep", "bos", "eos")}
+    for word, number in numbers.items():
+        if number is not None and number >= rows:
+            token = getattr(tokenizer, f"{word}_token")
+            raise ModelNotFoundError(
+                f"--model {name}: its tokenizer's {word} token {token!r} has the number {number}, and the word "
+                f"embeddings end at {rows - 1}: tokenizer_config.json is not that of the model. Save both again with "
+                "save_pretrained(), after resize_token_embeddings() if the token is new."
+            )
+
+
+def _require_whole_characters(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise where the tokenizer's settings could not be saved again after the training."""
+    try:
+        json.dumps(tokenizer.init_kwargs, ensure_ascii=False, default=str).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ModelNotFoundError(
+            f"--model {name}: its tokenizer_config.json holds half a character ({half!r}), which no file can hold."
+        ) from error
 
 
 def _class_for(task: Task, source: ModelSource, options: Mapping[str, Any]) -> Any:

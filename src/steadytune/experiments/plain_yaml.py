@@ -56,7 +56,7 @@ class _PlainLoader(yaml.SafeLoader):
             raise _error(f"values of the kind {node.tag.replace(_TAG, '!!')} are not read", node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, LookupError, TypeError, OverflowError):
             kind = node.tag.removeprefix(_TAG)
             raise _error(f"{excerpt(node.value)} cannot be read as {kind}", node.start_mark) from None
 

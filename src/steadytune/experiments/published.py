@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -64,6 +65,7 @@ class Published(BaseModel):
         title: which table or figure.
         source: the paper, with its address.
         note: how the numbers came about: which split, how many runs, what is not said.
+        statistic: what the paper prints of its runs, and so what is computed of ours.
         columns: see `Column`.
         rows: see `Row`.
     """
@@ -73,6 +75,7 @@ class Published(BaseModel):
     title: str
     source: str
     note: str = ""
+    statistic: Literal["mean", "median"] = "mean"
     columns: list[Column] = Field(min_length=1)
     rows: list[Row] = Field(min_length=1)
 
@@ -92,7 +95,7 @@ class Line:
         ours: whether it was measured here.
         model: name of the model.
         method: the candidate.
-        values: mean and standard deviation over the seeds, in the paper's unit; published numbers have no deviation.
+        values: mean or median over the seeds, and standard deviation (none if published), in the paper's unit.
     """
 
     ours: bool
@@ -138,7 +141,7 @@ def _values(table: Published, comparison: Comparison, candidate: str) -> tuple[t
             found.append((statistics.mean(known), None) if complete else None)
         else:
             cell = next((c for c in comparison.cells if _belongs(c, column)), None)
-            found.append(_score(cell, column, candidate) if cell is not None else None)
+            found.append(_score(cell, column, candidate, table.statistic) if cell is not None else None)
     return tuple(found)
 
 
@@ -146,13 +149,14 @@ def _belongs(cell: Cell, column: Column) -> bool:
     return cell.task == column.task and column.train_size in (None, cell.train_size)
 
 
-def _score(cell: Cell, column: Column, candidate: str) -> tuple[float, float | None] | None:
+def _score(cell: Cell, column: Column, candidate: str, statistic: str) -> tuple[float, float | None] | None:
     first = column.split or (cell.test_splits[0] if cell.test_splits else "validation")
     splits = cell.test_splits if column.languages else (first,)
     known = [column.unit * s for run in cell.of(candidate) if (s := _of_run(run, column, splits, cell)) is not None]
     if not known:
         return None
-    return statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None
+    middle = statistics.median(known) if statistic == "median" else statistics.mean(known)
+    return middle, statistics.stdev(known) if len(known) > 1 else None
 
 
 def _of_run(run: RunRecord, column: Column, splits: tuple[str, ...], cell: Cell) -> float | None:

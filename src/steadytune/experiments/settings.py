@@ -21,6 +21,7 @@ from steadytune.core.errors import SettingsError, did_you_mean
 from steadytune.experiments.candidate_names import read_candidate, split_outside_brackets
 from steadytune.experiments.plain_yaml import read_yaml
 from steadytune.experiments.scalars import scalar
+from steadytune.experiments.settings_of_verbs import of_another_verb
 from steadytune.tasks.locations import excerpt
 
 
@@ -56,6 +57,10 @@ ROWS_AND_HEAD = frozenset(
         "head",
     }
 )
+
+
+#: Rows, updates and the like: what torch counts in 64 bits with room to multiply.
+MOST = 10**9
 
 
 class TrainSettings(BaseModel):
@@ -104,7 +109,7 @@ class TrainSettings(BaseModel):
         "Where there are no test rows: score on the validation rows as test, choose on a tenth of the training rows.",
         DATA,
     )
-    max_eval_samples: int | None = setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1)
+    max_eval_samples: int | None = setting(None, "Evaluate at most so many rows of a split.", DATA, ge=1, le=MOST)
     max_length: int = setting(
         128, "Cut texts after so many tokens; words and contexts go on in another window.", DATA, ge=4, le=1_000_000
     )
@@ -120,10 +125,10 @@ class TrainSettings(BaseModel):
 
     learning_rate: float = setting(5e-5, "Peak learning rate.", TRAINING, gt=0, le=10)
     num_train_epochs: float = setting(3.0, "Passes over the training rows.", TRAINING, gt=0, le=100_000)
-    max_steps: int = setting(-1, "Updates in all; overrides the epochs if positive.", TRAINING, ge=-1)
-    per_device_train_batch_size: int = setting(16, "Rows per micro-batch.", TRAINING, ge=1)
-    per_device_eval_batch_size: int = setting(64, "Rows per batch in evaluation.", TRAINING, ge=1)
-    gradient_accumulation_steps: int = setting(1, "Micro-batches per update.", TRAINING, ge=1)
+    max_steps: int = setting(-1, "Updates in all; overrides the epochs if positive.", TRAINING, ge=-1, le=MOST)
+    per_device_train_batch_size: int = setting(16, "Rows per micro-batch.", TRAINING, ge=1, le=MOST)
+    per_device_eval_batch_size: int = setting(64, "Rows per batch in evaluation.", TRAINING, ge=1, le=MOST)
+    gradient_accumulation_steps: int = setting(1, "Micro-batches per update.", TRAINING, ge=1, le=MOST)
     weight_decay: float = setting(0.0, "Decoupled weight decay.", TRAINING, ge=0, le=10)
     warmup_steps: float = setting(0.1, "Updates of warm-up; below 1 a fraction of all.", TRAINING, ge=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = setting(
@@ -136,9 +141,11 @@ class TrainSettings(BaseModel):
     gradient_checkpointing: bool = setting(False, "Less memory, more time.", TRAINING)
     use_cpu: bool = setting(False, "Do not use a GPU.", TRAINING)
     seed: int = setting(42, "Seed of the head, the data order, dropout and all noise.", TRAINING, ge=0, le=2**32 - 1)
-    logging_steps: int = setting(10, "Write a training log line every so many updates.", OUTPUT, ge=1)
-    save_steps: int | None = setting(None, "Save a checkpoint every so many updates (else each epoch).", OUTPUT, ge=1)
-    save_total_limit: int | None = setting(2, "Keep so many checkpoints.", OUTPUT, ge=1)
+    logging_steps: int = setting(10, "Write a training log line every so many updates.", OUTPUT, ge=1, le=MOST)
+    save_steps: int | None = setting(
+        None, "Save a checkpoint every so many updates (else each epoch).", OUTPUT, ge=1, le=MOST
+    )
+    save_total_limit: int | None = setting(2, "Keep so many checkpoints.", OUTPUT, ge=1, le=MOST)
     output_dir: str | None = setting(None, "Folder of the run (else runs/TASK-MODEL-METHODS-SEED).", OUTPUT)
 
     @model_validator(mode="before")
@@ -325,7 +332,7 @@ def _merged(from_file: Any, from_options: Any) -> Any:
     return flat | dict(from_options)
 
 
-def _describe(error: ValidationError, config: str | Path | None, kind: type[BaseModel]) -> str:
+def _describe(error: ValidationError, config: str | Path | None, kind: type[TrainSettings]) -> str:
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):  # a check of ours has said it all
@@ -334,7 +341,9 @@ def _describe(error: ValidationError, config: str | Path | None, kind: type[Base
     option = "--" + name.replace("_", "-")
     if first["type"] == "extra_forbidden":
         where = f"--config {config}: " if config is not None else ""
-        return f"{where}there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}"
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        elsewhere = of_another_verb(unknown, kind, config) if config is not None else ""
+        return where + (elsewhere or f"there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}")
     problem, near = first["msg"][0].lower() + first["msg"][1:], ""
     given = first["input"]
     if first["type"] == "literal_error":

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import comparisons
 import psutil
 import pytest
 import tiny_model
@@ -23,8 +25,10 @@ import yaml
 from safetensors.torch import load_file
 
 from steadytune.cli import main
+from steadytune.core.atomic import this_process
 from steadytune.core.errors import DivergedError, MethodError, SettingsError
 from steadytune.experiments import cells as cells_file
+from steadytune.experiments import engine
 from steadytune.experiments import run as run_file
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import Watch, execute, kept_record, read_record
@@ -792,3 +796,16 @@ def test_a_plan_survives_the_way_to_another_process(settings) -> None:
     assert replace(plan, evaluate_test=True) != plan
     assert execute(plan).candidate == "smart"
     assert Extent() == Extent(before=True, test=True, keep_model=True)
+
+
+def test_what_a_process_left_that_was_killed_while_it_kept_a_record_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = this_process().rpartition("-")[0]
+    left, living = (tmp_path / f"record.json.{host}-{number}.unfinished" for number in (ended.pid, os.getpid()))
+    for path in (left, living):
+        path.write_text("{")
+    engine._keep(SimpleNamespace(folder=tmp_path), comparisons.run())  # pyright: ignore[reportArgumentType]
+    assert read_record(tmp_path) is not None
+    assert not left.exists()
+    assert living.exists()

@@ -93,7 +93,7 @@ def _sentences(text: str) -> Iterator[Row]:
         fields = line.split("\t") if tabs else re.split(r"[ \t\f\v]+", line.strip(" \t\f\v"))
         if len(fields) < 2 or not fields[0].strip(" \t") or not fields[-1].strip(" \t"):
             raise Faulty(f"no word and tag: {line!r}")
-        words.append(fields[0])
+        words.append(fields[0].strip())
         tags.append(fields[-1])
 
 

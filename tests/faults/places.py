@@ -26,6 +26,7 @@ NOT_COMPARED = frozenset({"environment.json", "training_args.bin", "workers.log"
 
 def warm(place: Path) -> None:
     """Run a command once in this process, so that no child has to import anything."""
+    import steadytune.experiments.local_engine
     import steadytune.experiments.report
     import steadytune.experiments.worker  # noqa: F401
     from steadytune.cli import main

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from steadytune.core.atomic import remove_abandoned
 from steadytune.core.errors import DivergedError, SteadytuneError
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.grid import Plan
@@ -183,6 +184,7 @@ def one_line(error: BaseException) -> str:
 def _keep(plan: Plan, record: RunRecord) -> None:
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(plan.folder, "record.json.*.unfinished")
         write_json(plan.folder / "record.json", asdict(record))
     except OSError as error:  # a full disk: the record is still told, and made again from the run's folder next time
         logger.warning("The record of %s cannot be kept: %s", plan.folder, one_line(error))

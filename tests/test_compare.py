@@ -802,7 +802,7 @@ def test_what_a_process_left_that_was_killed_while_it_kept_a_record_is_removed(t
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     host = this_process().rpartition("-")[0]
-    left, living = (tmp_path / f"record.json.{host}-{number}.unfinished" for number in (ended.pid, os.getpid()))
+    left, living = (tmp_path / f"record.json.{host}-{number}.unfinished" for number in (ended.pid, os.getppid()))
     for path in (left, living):
         path.write_text("{")
     engine._keep(SimpleNamespace(folder=tmp_path), comparisons.run())  # pyright: ignore[reportArgumentType]

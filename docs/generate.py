@@ -16,6 +16,7 @@ from pathlib import Path
 
 from code_map import code_map
 from evidence import evidence_table
+from question_tables import question_tables
 from speed_table import missed_table, speed_tables
 from suite_table import suite_table
 
@@ -30,6 +31,7 @@ from steadytune.tasks.registry import task_names, task_record
 PAGE = Path(__file__).parent / "compatibility.md"
 TASKS_PAGE = Path(__file__).parent / "tasks.md"
 SETTINGS_PAGE = Path(__file__).parent / "hyper-parameters.md"
+QUESTIONS_PAGE = Path(__file__).parent / "which-method.md"
 SUITES_PAGE = Path(__file__).parent / "suites.md"
 SPEED_PAGE = Path(__file__).parent / "speed.md"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "README.md"
@@ -205,6 +207,7 @@ def generated() -> dict[Path, str]:
         SETTINGS_PAGE: settings_page(),
         MAP_PAGE: code_map(),
         TASKS_PAGE: _with_table(TASKS_PAGE, tasks_table()),
+        QUESTIONS_PAGE: _with_table(QUESTIONS_PAGE, question_tables()),
         SUITES_PAGE: _with_table(SUITES_PAGE, suite_table()),
         README: _with_table(README, evidence_table()),
         START_PAGE: _with_table(START_PAGE, evidence_table(linked=False)),

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from steadytune import SteadyMixin, smart
+from steadytune import SteadyMixin, bregman, smoothness
 
 ANSWERS = {
     "what colour is the sky ?": " blue",
@@ -43,7 +43,9 @@ def main(name="Qwen/Qwen3-0.6B", folder="runs/sft"):
     model = AutoModelForCausalLM.from_pretrained(name)
     rows = [{"prompt": question, "completion": answer} for question, answer in ANSWERS.items()]
     adapter = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    model = train(model, tokenizer, rows, [smart()], folder, adapter=adapter, num_train_epochs=3)
+    # The paper's radius of 1e-5 does nothing in a model without dropout, as most decoders are.
+    methods = [smoothness(radius=1e-2, noise_std=1e-3, step_size=1e-1), bregman()]
+    model = train(model, tokenizer, rows, methods, folder, adapter=adapter, num_train_epochs=3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -70,6 +70,15 @@ def test_options_are_in_groups() -> None:
     assert "constant_with_warmup" in by_name["lr_scheduler_type"].help
 
 
+def test_options_of_a_run_that_a_comparison_has_twice_say_so() -> None:
+    helps = {p.name: p.help for p in COMMANDS["compare"].params if p.name != "help"}
+    assert helps["seed"].endswith("The same as --first-seed.")
+    for name in ("learning_rate", "task", "train_size"):
+        assert helps[name].endswith(f"The same as --{name.replace('_', '-')}s with one value.")
+        assert "Default" not in helps[name]
+    assert "The same as" not in {p.name: p.help for p in COMMANDS["train"].params}["seed"]
+
+
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_help_fits_80_columns_and_a_log(verb: str, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
@@ -116,12 +125,24 @@ ROWS = ("train", "--train-file", "train.csv")
         ([*ROWS, "--train-size", "0%"], "--train-size '0%' is zero"),
         ([*ROWS, "--group-by-length", "maybe"], "--group-by-length: must be true or false; got 'maybe'."),
         ([*ROWS, "--config", "c.yaml"], "there is no setting 'sede'. Did you mean 'seed'?"),
+        (
+            [*ROWS, "--config", "compare.yaml"],
+            "'seeds' is a setting of `steadytune compare`: `steadytune compare --config compare.yaml` takes it; for "
+            "one run: `steadytune init FILE --verb train --output train.yaml`.",
+        ),
+        (
+            ["compare", "--config", "multi.yaml"],
+            "'fine_tune' is a setting of `steadytune multitask`: `steadytune multitask --config multi.yaml` takes it.",
+        ),
+        ([*ROWS, "--seeds", "6"], "No such option: --seeds. It is one of `steadytune compare`."),
     ],
 )
 def test_a_near_name_is_suggested(tmp_path: Path, monkeypatch, capsys, arguments, told) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").write_text("text,label\n" + "a,x\nb,y\n" * 10)
     (tmp_path / "c.yaml").write_text("sede: 3\n")
+    (tmp_path / "compare.yaml").write_text("methods: [none]\nseeds: 6\nlearning_rates: [1e-4]\n")
+    (tmp_path / "multi.yaml").write_text("tasks: [rte]\nfine_tune: true\nfine_tune_methods: [smart]\n")
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err
     assert told in error

@@ -31,6 +31,7 @@ from steadytune.experiments import cells as cells_file
 from steadytune.experiments import engine
 from steadytune.experiments import run as run_file
 from steadytune.experiments.compare import compare
+from steadytune.experiments.compare_plan import plan_comparison
 from steadytune.experiments.engine import Watch, execute, kept_record, read_record
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.grid import CompareSettings, Plan, candidates
@@ -386,7 +387,14 @@ def test_a_finished_comparison_is_only_read(settings, place, capsys, options) ->
 def test_only_the_best_model_is_kept_unless_asked(settings) -> None:
     cell = compared(settings()).cells[0]
     kept = {p.parent.name for p in Path("out/runs").glob("*/model")}
-    best = max(cell.runs, key=lambda r: (r.score("validation", "accuracy"), -r.score("validation", "loss")))
+
+    def order(run: RunRecord) -> tuple[float, ...]:
+        score, loss = (run.score("validation", name) for name in ("accuracy", "loss"))
+        assert score is not None
+        assert loss is not None
+        return score, run.candidate == "none", -loss
+
+    best = max(cell.runs, key=order)
     assert kept == {best.key}
     assert not list(Path("out/runs").glob("*/checkpoints"))
     compared(settings(output_dir="none", keep_models="none"))
@@ -738,7 +746,7 @@ def test_the_command_line_shows_estimate_progress_table_and_report(options, caps
     assert "12 runs; about " in out
     assert "12/12 " in out
     assert "leader " in out
-    for text in ("candidate", "mean (sd)", "median", "best", "gain, paired", "p (Holm)", "time/update", "memory"):
+    for text in ("candidate", "mean (sd)", "median", "best", "gain [95 % exact]", "p (Holm)", "time/update", "memory"):
         assert text in out
     assert "no p < 0.05 is possible" in out
     assert out.rstrip().endswith("Report: out/report.html")
@@ -809,3 +817,29 @@ def test_what_a_process_left_that_was_killed_while_it_kept_a_record_is_removed(t
     assert read_record(tmp_path) is not None
     assert not left.exists()
     assert living.exists()
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def test_the_plan_counts_the_runs_that_are_made_and_trains_nothing(settings, options, capsys, place) -> None:
+    asked = {"methods": "noisytune,smart", "seeds": 2}
+    assert main([*command(options, **asked), "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert not (place / "out").exists()
+    assert "12 runs, 6 of them to choose settings on validation data; 0 are made already." in out
+    # Two rates, and one more seed: 3 x (1 + 1 + 3), for the first seed only adds the scores of the test.
+    assert "Arithmetic: about 15 plain runs, 15 plain runs of it to be done." in out
+    assert "to be chosen" in out
+    engine = InProcess()
+    compare(settings(**asked), engine=engine)
+    plan = plan_comparison(settings(**asked))
+    assert (plan.runs, plan.made, plan.arithmetic, plan.arithmetic_left) == (12, 12, 15.0, 0.0)
+    assert sum(row.trainings for row in plan.cells[0].candidates) == len({made.key for made in engine.made})
+    more = plan_comparison(settings(**asked | {"seeds": 3, "train_sizes": ["8", "24"]}))
+    assert [cell.updates for cell in more.cells] == [4, UPDATES]
+    assert (more.runs, more.made, more.arithmetic_left) == (30, 0, 40.0)
+    assert main([*command(options, **asked), "--plan", "--seeds", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "15 runs, 6 of them to choose settings on validation data; 12 are made already." in out
+    assert "about 20 plain runs, 5 plain runs of it to be done" in out

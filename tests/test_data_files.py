@@ -467,6 +467,30 @@ def test_text_that_is_missing_or_of_another_type(tmp_path):
     )
 
 
+def test_all_rows_that_cannot_be_used_are_told_at_once(tmp_path):
+    rows = [(f"t{i}", "xy"[i % 2]) for i in range(40)]
+    for row in (3, 7, 9):
+        rows[row] = ("", "x")
+    rows[11], rows[12], rows[9] = (" \t", "y"), ("t", " "), ("", "")
+    message = train_error(
+        csv_file(tmp_path / "a.csv", rows), "5 rows cannot be used (counted from 1 after any header)"
+    )
+    assert "column 'text' is empty in data rows 4, 8, 10 and is only white space in data row 12;" in message
+    assert "column 'label' is empty in data rows 10, 13. Fill them in or remove these rows." in message
+    many = train_error(csv_file(tmp_path / "b.csv", [("", "x")] * 30), "30 rows cannot be used")
+    assert "data rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 20 more." in many
+    nothing = parquet_file(tmp_path / "g.parquet", text=["a", "b", "c"], label=pa.nulls(3))
+    train_error(nothing, "3 rows", "'label' is missing in data rows 1, 2, 3.")
+    absent = parquet_file(tmp_path / "h.parquet", text=[None, "a", None], label=["x", "y", "x"])
+    train_error(absent, "column 'text' is missing in data rows 1, 3. Fill")
+    ragged = write(tmp_path / "c.csv", "text,label\na,x\nb,c,y\nd,x\ne\nf,g,y\n")
+    train_error(ragged, "data row 2 ", "3 fields where the header has 2", "Also ragged: data rows 4, 5.")
+    train_error(csv_file(tmp_path / "d.csv", [("a", "1"), ("b", "0"), ("c", "nan"), ("d", "inf")]), "in data row 4.")
+    other = csv_file(tmp_path / "e.csv", [("a", "x"), ("b", "u"), ("c", "v")])
+    train = csv_file(tmp_path / "f.csv", [("a", "x"), ("b", "y")])
+    error_of(lambda: load_files(train, other), "data row 2", "'u' was never seen", "The same is wrong in data row 3.")
+
+
 # --- what cannot be read: the labels ---------------------------------------------------------------------------------
 
 
@@ -498,7 +522,7 @@ def test_faulty_labels_in_csv(tmp_path, labels, row, problem):
         (pa.array([0, 1, -1], pa.int8()), 3, "unlabelled"),
         (pa.array(["x", None, "y"]).dictionary_encode(), 2, "missing"),
         (pa.array([[0], [1], [0]]), 1, "list"),
-        (pa.nulls(3), 1, "missing"),
+        (pa.array([None, 0, 1]), 1, "missing"),
         (pa.array([True, None, False]), 2, "missing"),
     ],
 )

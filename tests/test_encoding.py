@@ -173,7 +173,7 @@ def test_a_long_question_is_cut_and_told(tokenizer) -> None:
     )
     found = encode(rows, record("question_answering"), tokenizer, 24, name="test")
     assert len(found.notes) == 1
-    assert "test: 1 of 2 questions are longer" in found.notes[0]
+    assert "test: 1 of 2 questions is longer" in found.notes[0]
     assert found.features["start_positions"][1] == 0, "no answer: the first special token"
     with pytest.raises(SettingsError, match="--max-length 6: leaves no room"):
         encoder_for("question_answering", tokenizer, 6)
@@ -229,7 +229,7 @@ def test_texts_that_are_too_long_are_counted(tokenizer, pair) -> None:
     found = encode(Dataset.from_dict(columns), record("classification", ("n", "y")), tokenizer, limit)
     assert [len(ids) for ids in found.features["input_ids"]] == ([5, 7, 7] if pair else [4, 6, 6])
     assert found.features["cut"][:] == [0, 0, 1]
-    assert found.notes == (f"train: 1 of 3 rows are longer, and only a part of them is read (--max-length {limit}).",)
+    assert found.notes == (f"train: 1 of 3 rows is longer, and only a part of it is read (--max-length {limit}).",)
 
 
 def test_several_labels_are_floats(tokenizer) -> None:

@@ -196,6 +196,9 @@ def test_sets_with_other_classes_are_scored_in_their_own(give, run, further) -> 
     assert found["sets"]["hans"]["metrics"]["accuracy"] == pytest.approx(expected)
     assert set(found["calibration"]) == {"validation", "test"}, "probabilities of other classes are not compared"
     assert "Not evaluated on snli: gone" in told
+    lines = [line for line in told if line.startswith("sets: ")]
+    assert lines[0] == "sets: the scores on every set of rows ..."
+    assert re.fullmatch(r"sets: took \d+ s", lines[-1])
 
 
 def test_annotators_are_heard_where_they_are(classifier, further) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(steadytune.__file__).parent
 OUTSIDE = {
     *("experiments/folder", "experiments/measure", "experiments/progress", "experiments/predictions"),
     *("experiments/settings", "experiments/remote", "evaluation/calibration"),
-    *("experiments/plain_yaml", "experiments/scalars", "experiments/candidate_names"),
+    *("experiments/plain_yaml", "experiments/scalars", "experiments/candidate_names", "experiments/settings_of_verbs"),
 }
 
 

@@ -12,10 +12,12 @@ import tiny
 import tiny_language
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from steadytune import Stack, bregman, ema, freelb, mixout, noisytune, r_drop, smart, smoothness, swa
-from steadytune.core.errors import CheckpointError
+from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.session import Session
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "accelerate_loop.py"
@@ -46,6 +48,45 @@ def test_resume_is_bit_exact(done: int, tmp_path: Path, monkeypatch: pytest.Monk
     assert tiny.differences(resumed("again"), tiny.weights(whole)) == []
     monkeypatch.setattr(Session, "_load_teachers", lambda *_: None)  # it can fail
     assert tiny.differences(resumed("amnesic"), tiny.weights(whole)) != []
+
+
+def in_mid_epoch(folder: Path, *, resume: bool = False, restore: bool = True) -> dict[str, torch.Tensor]:
+    """Two shuffled epochs of two updates in the way of docs/hosts.md; saved in the midst of the first."""
+    set_seed(1)
+    shuffled = DataLoaderConfiguration(use_seedable_sampler=True)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, dataloader_config=shuffled)
+    model, stack = tiny.bert(dropout=0.1, seed=5 if resume else 0), Stack(stateful())
+    stack.prepare(model, total_updates=4)
+    wrapped, optimizer, loader = accelerator.prepare(
+        model,
+        stack.optimizer(torch.optim.AdamW(model.parameters(), lr=1e-2)),
+        DataLoader(tiny.dataset(16), batch_size=4, shuffle=True, collate_fn=tiny.collate),
+    )
+    accelerator.register_for_checkpointing(stack)
+    if resume:
+        accelerator.load_state(str(folder))
+    first, skip = divmod(stack.updates * 2, len(loader))
+    state = torch.get_rng_state()
+    for epoch in range(first, 2):
+        loader.set_epoch(epoch)
+        batches = accelerator.skip_first_batches(loader, skip) if epoch == first and skip else loader
+        for i, batch in enumerate(batches):
+            if restore and epoch == first and skip and i == 0:
+                torch.set_rng_state(state)
+            with accelerator.accumulate(wrapped):
+                stack.backward(wrapped, batch, backward=accelerator.backward)
+                optimizer.step()
+                optimizer.zero_grad()
+            if stack.updates == 1 and accelerator.sync_gradients and not resume:
+                accelerator.save_state(str(folder))
+    stack.finish()
+    return tiny.weights(model)
+
+
+def test_a_resume_in_mid_epoch_is_bit_exact_as_documented(tmp_path: Path) -> None:
+    whole = in_mid_epoch(tmp_path)
+    assert tiny.differences(in_mid_epoch(tmp_path, resume=True), whole) == []
+    assert tiny.differences(in_mid_epoch(tmp_path, resume=True, restore=False), whole) != []
 
 
 def test_a_checkpoint_of_other_methods_is_refused(tmp_path: Path) -> None:
@@ -109,6 +150,29 @@ def test_a_language_model_divides_by_the_items_of_the_update(accumulation: int) 
         return tiny.weights(model)
 
     assert tiny.distance(update(accumulation), update(1)) < 1e-6
+
+
+def test_a_backward_pass_past_accelerate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, missing = tiny.batch(), r"write stack\.backward\(model, batch, backward=accelerator\.backward\)"
+    model, alone = tiny.bert(), tiny.bert()
+    stack, other = Stack([bregman(momentum=False, inner_steps=2)]), Stack()
+    stack.prepare(model)
+    other.prepare(alone)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    wrapped, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with accelerator.accumulate(wrapped):
+        with pytest.raises(HostError, match=f"not be divided by the 2 micro-batches of an update: {missing}"):
+            stack.backward(wrapped, batch)
+        stack.backward(wrapped, batch, backward=accelerator.backward)
+        stack.backward(wrapped, batch, scale=1 / 2)  # the loop divides itself
+        other.backward(alone, batch)  # not Accelerate's model
+    with monkeypatch.context() as patch:
+        patch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
+        with pytest.raises(HostError, match=f"scaler would be passed by: {missing}"):
+            stack.backward(wrapped, batch)
+    with accelerator.accumulate(wrapped):  # the update is whole: nothing is left to divide by
+        assert accelerator.sync_gradients
+    stack.close()
 
 
 # ---------------------------------------------------------------- the state as a dictionary

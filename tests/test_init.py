@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import tiny_model
 import yaml
+from safetensors.numpy import load_file
 
 from steadytune.cli import main
+from steadytune.experiments.configuration import learning_rates
 from steadytune.experiments.data import load_data
 from steadytune.experiments.first_look import first_look
 from steadytune.experiments.grid import CompareSettings, candidates
@@ -87,8 +89,8 @@ def test_values_follow_from_the_rows(place: Path) -> None:
     assert 52 <= look.lengths.median <= look.lengths.most <= look.lengths.longest < 60
     assert sum(look.classes.values()) == look.rows
     assert look.majority == pytest.approx(0.75, abs=0.02)
-    assert 0 < look.twice <= 14  # some of them may be among the rows held out
-    assert look.contradictory in (0, 2)
+    assert look.repeats.agreeing == tuple((i, 400 + i) for i in range(6))  # those held out as well
+    assert look.repeats.contradictory == ((406, 407),)
     assert main(["init", "train.csv", "--test-file", "test.csv", "-q"]) == 0
     made = yaml.safe_load((place / "steadytune.yaml").read_text())
     assert made["max_length"] % 8 == 0
@@ -97,8 +99,16 @@ def test_values_follow_from_the_rows(place: Path) -> None:
     updates = made["num_train_epochs"] * -(-look.rows // 16)
     assert 300 <= updates < 300 + look.rows / 16 + 1
     assert "hold_out" not in made
+    settings = resolve(CompareSettings, {}, place / "steadytune.yaml")
+    trainings = len(candidates(settings)) * (len(settings.learning_rates) + settings.seeds - 1)
+    assert f"27 trainings, {27 * updates:,} updates in all" in (place / "steadytune.yaml").read_text()
+    assert trainings == 27
+    assert settings.learning_rates == [1e-4, 2e-4, 5e-4]  # minilm is small
     text = (place / "steadytune.yaml").read_text()
-    assert "have a text that occurs more than once" in text
+    assert "# 2 rows of the training file have a text that has another label, too: data rows 407 = 408." in text
+    assert (
+        "# 12 rows of the training file have a text that occurs more than once: data rows 1 = 401, 2 = 402, " in text
+    )
     assert "Always the largest class would score 0.7" in text
 
 
@@ -107,7 +117,22 @@ def test_duplicates_and_contradictions_are_counted(place: Path) -> None:
     (place / "other.csv").write_text(classes())
     (place / "other.csv").write_text("text,label\nq,x\nr,y\n")
     look = first_look(TrainSettings(train_file="train.csv", validation_file="other.csv"))
-    assert (look.twice, look.contradictory) == (4, 2)
+    assert (look.repeats.agreeing, look.repeats.contradictory) == (((2, 3),), ((0, 1),))
+
+
+def test_rows_of_other_splits_that_are_in_training_are_located(place: Path) -> None:
+    (place / "train.csv").write_text(
+        "text,label\n" + "".join(f"t{i if i < 30 else i - 10},{'xy'[i % 2]}\n" for i in range(40))
+    )
+    (place / "test.csv").write_text("text,label\nnew,x\nt23,y\nother,y\nt25,y\nt24,x\n")
+    notes = load_data(TrainSettings(train_file="train.csv", test_file="test.csv")).notes
+    assert any(
+        "3 of the 5 test rows have the text of a training row (data rows 2, 4, 5 of 'test.csv')" in n for n in notes
+    )
+    held_out = next(n for n in notes if "validation rows ha" in n)
+    rows = [int(row) for row in held_out.partition("(data row")[2].lstrip("s ").partition(" of")[0].split(", ")]
+    assert rows
+    assert all(row > 20 for row in rows)  # whose text occurs twice in the file
 
 
 def test_a_model_without_a_fast_tokenizer_is_measured_by_words(place: Path, tiny_folder: Path) -> None:
@@ -157,3 +182,12 @@ def test_hostile_names_stay_text(place: Path, capsys) -> None:
     settings = resolve(CompareSettings, {}, place / "steadytune.yaml")
     assert settings.train_file == name
     assert "\u202e" not in (place / "steadytune.yaml").read_text().replace(name, "")
+
+
+def test_learning_rates_follow_from_the_size_of_the_model(place: Path, tiny_folder: Path) -> None:
+    (place / "train.csv").write_text(classes())
+    tensors = load_file(tiny_folder / "model.safetensors")
+    look = first_look(TrainSettings(train_file="train.csv", model=str(tiny_folder)))
+    assert look.parameters == sum(tensor.size for tensor in tensors.values())
+    sizes = (look.parameters, 110_000_000, 335_000_000, None)
+    assert [learning_rates(size)[0][1] for size in sizes] == [2e-4, 5e-5, 2e-5, 5e-5]

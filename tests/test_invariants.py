@@ -779,9 +779,9 @@ class OtherWeights(WeightMethod):
         ([smart(), smoothness()], "smoothness is in the stack twice"),
         ([bregman(), smart()], "bregman is in the stack twice"),
         ([noisytune(), OtherWeights()], "noisytune and other-weights cannot train together: both own the initial"),
-        ([smart], "is not a method: pass methods such as"),
-        (["smart"], "'smart' is not a method"),
-        ([noisytune], "is not a method"),
+        ([smart], "smart was not called: write smart()"),
+        (["smart"], "'smart' is a name, not a method: write smart()"),
+        ([noisytune], "NoisyTune is a class, not a method: write noisytune()"),
     ],
 )
 def test_conflicts_are_refused_at_construction(methods: list[Any], said: str) -> None:

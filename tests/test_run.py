@@ -123,7 +123,9 @@ def test_the_folder_of_a_run_holds_everything(options, place, tiny_folder, capsy
     assert captured.err == ""
     assert "validation" in captured.out
     assert f"{UPDATES} updates" in captured.out
+    assert "f1 (yes)" in captured.out  # which of the two classes it is of
     folder = place / "run"
+    assert len({p.stat().st_mode for p in (folder / "model").iterdir()}) == 1  # who reads one file reads all
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         ["config.yaml", "metrics.json", "log.jsonl", "environment.json", "model", "checkpoints", "run.lock"]
     )
@@ -317,8 +319,9 @@ def test_fewer_training_rows_keep_the_classes_in_proportion(settings, place) -> 
 
 
 def test_fewer_rows_in_evaluation_are_told(options, place, capsys) -> None:
-    assert main(command(options, max_eval_samples=6, max_steps=1)) == 0
+    assert main(command(options, max_eval_samples=6, max_steps=1, train_size=12, max_length=4, seed=7)) == 0
     text = capsys.readouterr().out
+    assert "Rows of seed 7: train: 12 of 12 rows are longer, " in text  # which another seed draws anew
     for split in ("validation", "test"):
         assert f"{split}: 6 of {TEST_ROWS} rows (--max-eval-samples)." in text
         assert read_json(place / "run" / "metrics.json")["after"][split]["rows"] == 6

@@ -152,8 +152,7 @@ def test_equal_gains_count_as_they_should_whatever_their_rounding() -> None:
 def test_equal_scores_give_no_evidence() -> None:
     found = compare([0.0] * 8)
     assert (found.p, found.p_wilcoxon, found.ties, found.mean) == (1.0, 1.0, 8, 0.0)
-    assert found.interval == (0.0, 0.0)
-    assert found.interval_method == "percentile"
+    assert (found.interval, found.interval_method, found.exact_interval) == (None, None, None)
 
 
 def test_beyond_sixteen_pairs_random_flips_come_near_the_exact_value() -> None:
@@ -304,6 +303,9 @@ def test_bootstrap_intervals_of_few_seeds_are_as_narrow_as_is_said() -> None:
 @given(PAIRS.filter(lambda pairs: len(pairs) >= 6))
 def test_the_exact_interval_is_made_of_the_values_the_test_does_not_reject(pairs: list[tuple[int, int]]) -> None:
     found = of_thousandths(pairs)
+    if found.ties == found.n:
+        assert found.exact_interval is None
+        return
     assert found.exact_interval is not None
     low, high = found.exact_interval
     assert (low > 0 or high < 0) == (found.p <= 0.05)
@@ -630,16 +632,31 @@ def test_the_best_of_n_plays_no_part() -> None:
 
 
 def test_what_does_not_survive_holm_is_only_promising() -> None:
-    scores: Scores = {"none": PLAIN[:6], "smart": BETTER[:6], "noisytune": MIXED[:6], "rdrop": MIXED[:6]}
-    found, decided = judged(scores)
+    nearly = [*BETTER[:6], 0.719, 0.709]
+    found, decided = judged({"none": PLAIN, "smart": nearly, "noisytune": MIXED, "rdrop": MIXED, "mixout": MIXED})
     row = found.row("smart")
     assert row.against_plain is not None
-    assert row.against_plain.p == 2 / 64
-    assert row.holm_p == 6 / 64
+    assert row.against_plain.p == 8 / 256
+    assert row.holm_p == 32 / 256
     assert (decided.kind, decided.candidate) == ("promising", "smart")
-    assert "after Holm" in decided.sentence
-    assert "With 6 paired seeds no p < 0.05 is possible" in decided.sentence
-    assert "7 are needed" in decided.sentence
+    assert "of 4 methods the best is bound to look good (p = 0.12 after Holm)" in decided.sentence
+
+
+@pytest.mark.parametrize(("methods", "seeds", "needed"), [(1, 5, 6), (2, 6, 7), (3, 6, 7), (4, 7, 8)])
+def test_too_few_seeds_are_told_whenever_nothing_can_be_shown_after_holm(
+    methods: int, seeds: int, needed: int
+) -> None:
+    scores: Scores = {"none": PLAIN[:seeds], "smart": BETTER[:seeds]}
+    scores |= {f"method{i}": MIXED[:seeds] for i in range(1, methods)}
+    found, decided = judged(scores)
+    assert (decided.kind, decided.candidate) == ("too few seeds", "smart")
+    assert f"at least {needed} seeds" in decided.sentence
+    assert f"(the smallest p is {methods * smallest_p(seeds):.2g}" in decided.sentence
+    assert (found.row("smart").holm_p or 0) >= 0.05
+    more: Scores = {
+        name: [*values, *[0.99 if name == "smart" else 0.5] * 3][:needed] for name, values in scores.items()
+    }
+    assert judged(more)[1].kind != "too few seeds"
 
 
 def test_a_method_that_diverges_is_not_used_for_the_runs_that_ended_well() -> None:

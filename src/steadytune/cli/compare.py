@@ -17,6 +17,7 @@ from steadytune.experiments.data import check_source
 from steadytune.experiments.grid import CompareSettings, candidates, places
 from steadytune.experiments.models import find_model
 from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.experiments.wording import counted
 
 
 def run_comparison(given: TrainOptions) -> None:
@@ -32,6 +33,9 @@ def run_comparison(given: TrainOptions) -> None:
         check_source(settings.run_settings(task=place.task, train_size=place.train_size))
     find_model(settings.model)
     compared = candidates(settings)
+    if "plan" in given.flags:
+        _show_plan(settings, quiet=given.quiet)
+        return
     from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
     from steadytune.experiments.compare import compare
     from steadytune.experiments.quiet import quiet_libraries
@@ -41,7 +45,9 @@ def run_comparison(given: TrainOptions) -> None:
     console = Console()
     reporter = ComparisonReporter(console, given.quiet)
     data = ", ".join(settings.tasks) or settings.train_file
-    reporter.note(f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {settings.seeds} seeds")
+    reporter.note(
+        f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {counted(settings.seeds, 'seed')}"
+    )
     previous = _terminate_gently()
     remote = open_remote(settings.output_dir)
     folder = settings.folder if remote is None else remote.local
@@ -59,6 +65,22 @@ def run_comparison(given: TrainOptions) -> None:
     if not given.quiet:
         show_comparison(console, found)
         reporter.note(lies)
+
+
+def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
+    """Say what there is to run; of results at a URL, what lies on this machine counts as made."""
+    from steadytune.cli.plan_view import show_plan
+    from steadytune.experiments.compare_plan import plan_comparison
+    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.experiments.remote import open_remote
+
+    quiet_libraries()
+    remote = open_remote(settings.output_dir)
+    if remote is not None:
+        settings = settings.model_copy(update={"output_dir": str(remote.local)})
+    plan = plan_comparison(settings)
+    if not quiet:
+        show_plan(Console(), plan)
 
 
 def _terminate_gently() -> Any:

@@ -12,7 +12,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from steadytune.cli.console import printable
-from steadytune.experiments.report_text import chance, duration, interval, label, number, rate, ratio, signed, size
+from steadytune.experiments.pairing import Paired
+from steadytune.experiments.report_text import (
+    chance,
+    duration,
+    interval_or_dash,
+    label,
+    number,
+    rate,
+    ratio,
+    signed,
+    size,
+)
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
 from steadytune.experiments.verdict import verdict
 
@@ -138,13 +149,16 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
 #: Columns of a terminal that the whole table takes.
 WIDE = 140
 
+#: Of the gain over plain training, seed by seed, with the interval that the verdict's p-value belongs to.
+GAIN = "gain [95 % exact]"
+
 COLUMNS: tuple[tuple[str, Callable[[CandidateStatistics], str]], ...] = (
     ("learning rate", lambda row: rate(row.learning_rate)),
     ("n", lambda row: f"{row.summary.n}" + (f" ({row.summary.failed} lost)" if row.summary.failed else "")),
     ("mean (sd)", lambda row: _mean(row)),
     ("median", lambda row: number(row.summary.median)),
     ("best", lambda row: number(row.summary.best)),
-    ("gain, paired", lambda row: _gain(row)),
+    (GAIN, lambda row: _gain(row)),
     ("p (Holm)", lambda row: "" if row.holm_p is None else chance(row.holm_p)),
     ("time/update", lambda row: ratio(row.costs.seconds_per_update)),
     ("time", lambda row: ratio(row.costs.seconds)),
@@ -177,7 +191,7 @@ def _equal_compute(statistics: CellStatistics) -> list[str]:
     for row in statistics.rows:
         if row.equal_compute is not None:
             pair = row.equal_compute.paired
-            gain = " ".join((signed(pair.mean), interval(pair.interval))).strip()
+            gain = f"{_with_interval(pair)} (95 % exact)"
             p = "" if row.equal_compute.holm_p is None else f", p (Holm) {chance(row.equal_compute.holm_p)}"
             lines.append(f"{label(row.candidate)} against {label(row.equal_compute.candidate)}: {gain}{p}")
     return lines
@@ -190,4 +204,8 @@ def _mean(row: CandidateStatistics) -> str:
 
 def _gain(row: CandidateStatistics) -> str:
     pair = row.against_plain
-    return "" if pair is None else " ".join((signed(pair.mean), interval(pair.interval))).strip()
+    return "" if pair is None else _with_interval(pair)
+
+
+def _with_interval(pair: Paired) -> str:
+    return f"{signed(pair.mean)} {interval_or_dash(pair.exact_interval)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +20,17 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from steadytune.experiments.report_text import duration
+from steadytune.experiments.wording import counted
+
 SHOWN = (
     *("accuracy", "exact_match", "f1", "f1_micro", "matthews", "pearson", "spearman", "mse"),
     *("token_accuracy", "perplexity"),
 )
+#: Letters of a class's name in a heading.
+LONGEST_NAME = 20
+#: After so many seconds and updates a line says how long training will take where there is no bar, unless it is short.
+TOLD_AFTER, TOLD_UPDATES, SHORT = 10.0, 5, 30.0
 
 
 class ConsoleReporter:
@@ -34,6 +42,8 @@ class ConsoleReporter:
         self._progress: Progress | None = None
         self._task: Any = None
         self._loss: float | None = None
+        self._first: tuple[int, float] | None = None
+        self._total = 0
 
     def note(self, text: str) -> None:
         """Show one line."""
@@ -42,7 +52,10 @@ class ConsoleReporter:
 
     def start(self, total: int, done: int) -> None:
         """Show the bar, where there is a terminal."""
-        if self.quiet or not self.console.is_terminal:
+        if self.quiet:
+            return
+        if not self.console.is_terminal:
+            self._total, self._first = total, (done, time.monotonic())
             return
         self._progress = Progress(
             TextColumn("training"),
@@ -59,6 +72,7 @@ class ConsoleReporter:
     def step(self, done: int, loss: float | None) -> None:
         """Move the bar."""
         self._loss = loss if loss is not None else self._loss
+        self._say_how_long(done)
         if self._progress is not None:
             shown = "" if self._loss is None else f"loss {self._loss:.4f}"
             self._progress.update(self._task, completed=done, loss=shown)
@@ -70,8 +84,22 @@ class ConsoleReporter:
         trained = "" if self._loss is None else f"train loss {self._loss:.4f}; "
         self.note(f"epoch {number:g}: {trained}validation {', '.join([loss, *scores[:2]])}")
 
+    def _say_how_long(self, done: int) -> None:
+        """Once, where there is no bar: what the first updates tell of the others."""
+        if self._first is None:
+            return
+        before, began = self._first
+        passed = time.monotonic() - began
+        if passed < TOLD_AFTER or done - before < TOLD_UPDATES:
+            return
+        self._first = None
+        left = passed / (done - before) * (self._total - done)
+        if left >= SHORT:
+            self.note(f"{done} of {counted(self._total, 'update')} done; about {duration(left)} left")
+
     def stop(self) -> None:
         """Take the bar away."""
+        self._first = None
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -113,6 +141,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def shortened(name: str) -> str:
+    """The name of a class, short enough for a heading.
+
+    >>> shortened("needs work"), shortened("needs a great deal of work")
+    ('needs work', 'needs a great deal…')
+    """
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+
+
 class PlainTable(Table):
     """A table whose title, headings and cells are text and nothing else, wherever they come from.
 
@@ -139,7 +176,7 @@ def as_text(value: Any, style: str = "") -> Any:
 
 
 def before_and_after(metrics: Mapping[str, Any]) -> Table:
-    """A table of the scores before and after training, one row per split."""
+    """A table of the scores before and after training, one row per split; F1 with the class that it is of."""
     table = PlainTable(header_style="bold")
     splits = metrics["after"]
     main = [metrics["metric"]] if "metric" in metrics else []
@@ -147,7 +184,8 @@ def before_and_after(metrics: Mapping[str, Any]) -> Table:
     table.add_column("split")
     table.add_column("rows", justify="right")
     for name in ("loss", *names):
-        table.add_column(name, justify="right")
+        of = f" ({shortened(str(metrics['f1_of']))})" if name == "f1" and "f1_of" in metrics else ""
+        table.add_column(name + of, justify="right")
     for split, after in splits.items():
         before = metrics["before"].get(split, {})
         cells = [_change(before.get(name), after.get(name)) for name in ("loss", *names)]

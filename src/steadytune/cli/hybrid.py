@@ -11,6 +11,7 @@ from steadytune.experiments.hybrid_settings import TASK, HybridSettings
 from steadytune.experiments.models import find_model
 from steadytune.experiments.quiet import quiet_libraries
 from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.experiments.wording import counted
 
 
 def run_hybrid(given: TrainOptions) -> None:
@@ -36,4 +37,4 @@ def run_hybrid(given: TrainOptions) -> None:
     if result.was_finished:
         reporter.note("This run was finished before; these are its results.")
     console.print(before_and_after(result.metrics))
-    reporter.note(f"{result.metrics['training']['updates']} updates. Kept in {result.folder}")
+    reporter.note(f"{counted(result.metrics['training']['updates'], 'update')}. Kept in {result.folder}")

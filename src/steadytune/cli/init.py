@@ -10,7 +10,7 @@ from rich.console import Console
 from steadytune.cli.console import show_lines
 from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.errors import SettingsError, did_you_mean
-from steadytune.experiments.configuration import configuration, recommended, seen
+from steadytune.experiments.configuration import configuration, cost, recommended, seen
 from steadytune.experiments.first_look import Look, first_look
 from steadytune.experiments.settings import resolve_settings
 
@@ -44,4 +44,6 @@ def _show(look: Look, output: Path, verb: str) -> None:
         show_lines(console, sentence)
     for name, (value, why) in recommended(look).items():
         show_lines(console, f"{name}: {value} ({why})")
+    if verb == "compare":
+        show_lines(console, f"cost: {cost(look)}")
     show_lines(console, f"Written: {output}. Next: steadytune {verb} --config {output}")

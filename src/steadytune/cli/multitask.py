@@ -16,6 +16,7 @@ from steadytune.experiments.models import find_model
 from steadytune.experiments.multi_task_settings import MultiTaskSettings
 from steadytune.experiments.quiet import quiet_libraries
 from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.experiments.wording import counted
 
 if TYPE_CHECKING:
     from steadytune.experiments.multi_task import MultiTaskResult
@@ -45,9 +46,10 @@ def run_multi_task(given: TrainOptions) -> None:
         reporter.note("The first phase was finished before; these are its results.")
     console.print(scores_by_task(result))
     training = result.metrics["training"]
+    updates = counted(training["updates"], "update")
     reporter.note(
-        f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}: the "
-        "encoder in model, each task's model in tasks."
+        f"{updates} in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}: the encoder in model, "
+        "each task's model in tasks."
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -40,23 +39,23 @@ METAVARS = {
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What was given on the command line of `train` or `compare`; ``None`` for what was not."""
+    """What was given on the command line of `train` or `compare`; ``None`` for what was not.
+
+    ``flags`` are the names out of `FLAGS` that were.
+    """
 
     settings: dict[str, Any]
     config: Path | None
     quiet: bool
     scale: str | None = None
+    flags: frozenset[str] = frozenset()
 
 
 Verb = Callable[[TrainOptions], None]
 
-#: The settings that the options of a verb are made of, imported for the verb that is called.
-KINDS = {
-    "train": "steadytune.experiments.settings:TrainSettings",
-    "compare": "steadytune.experiments.grid:CompareSettings",
-    "multitask": "steadytune.experiments.multi_task_settings:MultiTaskSettings",
-    "hybrid": "steadytune.experiments.hybrid_settings:HybridSettings",
-}
+
+#: What a verb can be asked for that is no setting, with its help.
+FLAGS = {"compare": {"plan": "Say which runs there are, how many are made and what they cost; train nothing."}}
 
 
 def with_settings(verb: Verb, name: str) -> Callable[..., None]:
@@ -64,16 +63,18 @@ def with_settings(verb: Verb, name: str) -> Callable[..., None]:
 
     Args:
         verb: gets what was given.
-        name: of the settings, a key of `KINDS`.
+        name: of the verb, as the settings know it.
     """
-    module, kind = KINDS[name].split(":")
-    return _with_options(verb, getattr(importlib.import_module(module), kind))
+    from steadytune.experiments.settings_of_verbs import kind_of
+
+    return _with_options(verb, kind_of(name), FLAGS.get(name, {}))
 
 
-def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
+def _with_options(verb: Verb, kind: type[TrainSettings], flags: Mapping[str, str]) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config, quiet, scale = given.pop("config"), given.pop("quiet"), given.pop("scale")
-        verb(TrainOptions(given, config, quiet, scale))
+        asked = frozenset(name for name in flags if given.pop(name))
+        verb(TrainOptions(given, config, quiet, scale, asked))
 
     left_out = getattr(kind, "left_out", ())
     parameters = [_parameter(name, kind) for name in kind.model_fields if name not in left_out]
@@ -89,6 +90,7 @@ def _with_options(verb: Verb, kind: type[TrainSettings]) -> Callable[..., None]:
         _of_every_verb(
             "scale", None, str | None, "--scale", metavar="NAME", help="Which of the file's scales to run, e.g. small."
         ),
+        *(_of_every_verb(name, False, bool, f"--{name}", metavar="", help=text) for name, text in flags.items()),
         _of_every_verb("quiet", False, bool, "--quiet", "-q", metavar="", help="Show nothing but errors."),
     ]
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
@@ -109,10 +111,15 @@ def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Para
     extra = field.json_schema_extra
     panel = str(extra["panel"]) if isinstance(extra, dict) else RUN_PANEL
     help_text = _description(field)
+    stands_for = getattr(kind_of_settings, "stands_for", {}).get(name)
     if field.default not in (None, False, [], {}) and not isinstance(field.default, list):
         help_text += (
             f" Default {field.default:g}." if isinstance(field.default, float) else f" Default {field.default}."
         )
+    if stands_for is not None:
+        other = "--" + stands_for.replace("_", "-")  # which has the default
+        one = " with one value" if other.endswith("s") else ""
+        help_text = f"{_description(field)} The same as {other}{one}."
     kind = _plain_type(field.annotation)
     option = "--" + name.replace("_", "-")
     if isinstance(field.default, list) and field.default:
@@ -178,6 +185,16 @@ def is_usage_error(error: BaseException) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
+def _of_another_verb(option: str, context: Any) -> str:
+    """A sentence on an option that another verb of training has, where this is such a verb."""
+    from steadytune.experiments.settings_of_verbs import KINDS, verbs_with
+
+    if context.info_name not in KINDS:
+        return ""
+    verbs = verbs_with([option.lstrip("-").replace("-", "_")])
+    return f" It is one of `steadytune {verbs[0]}`." if verbs else ""
+
+
 def usage_message(error: Any) -> str:
     """One line for a mistake on the command line, with a suggestion where one is near."""
     message = str(error.format_message()) or "Name a verb."
@@ -187,7 +204,7 @@ def usage_message(error: Any) -> str:
     wrong = getattr(error, "option_name", None)
     if wrong is not None:
         known = [name for parameter in context.command.params for name in parameter.opts]
-        message = f"No such option: {wrong}.{did_you_mean(wrong, known)}"
+        message = f"No such option: {wrong}.{_of_another_verb(wrong, context) or did_you_mean(wrong, known)}"
     elif "No such command" in message:
         wrong = message.split("'")[1]
         message = f"{message}{did_you_mean(wrong, context.command.commands)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from steadytune.cli.console import printable
 from steadytune.core.errors import SettingsError, SteadytuneError
 
 
@@ -25,6 +26,8 @@ def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
     if quiet:
         return
     console = Console()
+    if made.missing:
+        console.print(printable(made.missing), highlight=False, markup=False, soft_wrap=not console.is_terminal)
     console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)
     for file in files:
         console.print(str(file), highlight=False, markup=False, soft_wrap=True)

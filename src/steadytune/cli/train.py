@@ -11,6 +11,10 @@ from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
 from steadytune.experiments.quiet import quiet_libraries
 from steadytune.experiments.settings import parse_assignments, resolve_settings
+from steadytune.experiments.wording import counted
+
+#: Bytes of checkpoints from which on they are worth a line.
+LARGE = 50_000_000
 
 
 def run_training(given: TrainOptions) -> None:
@@ -47,6 +51,16 @@ def run_training(given: TrainOptions) -> None:
         console.print(transfer_table(found, result.metrics["metric"]))
         reporter.note(f"Mean gap to English over {len(found) - ('en' in found)} languages: {mean_gap(found):.4f}")
     training = result.metrics["training"]
-    reporter.note(
-        f"{training['updates']} updates in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}"
-    )
+    updates = counted(training["updates"], "update")
+    reporter.note(f"{updates} in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}")
+    spare = told_of_checkpoints(RunFolder(result.folder))
+    if spare:
+        reporter.note(spare)
+
+
+def told_of_checkpoints(folder: RunFolder) -> str:
+    """A sentence on the checkpoints of a finished run, where they are large."""
+    size = folder.checkpoint_bytes()
+    if size < LARGE:
+        return ""
+    return f"{folder.checkpoints} takes {size / 1e6:,.0f} MB and may be deleted: the run is finished."

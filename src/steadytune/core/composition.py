@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+import steadytune
 from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.errors import MethodError
+from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.method import LossMethod, Method, StepMethod
 
 MethodOrMethods = Method | Iterable[Method]
@@ -24,9 +27,28 @@ def flatten(methods: MethodOrMethods | Iterable[MethodOrMethods]) -> Iterator[Me
         for entry in methods:
             yield from flatten(entry)
     else:
-        raise MethodError(
-            f"{methods!r} is not a method: pass methods such as noisytune() or smart(), called with their settings."
-        )
+        raise MethodError(_no_method(methods))
+
+
+def _no_method(entry: Any) -> str:
+    """What was given in place of a method, and what to write."""
+    if isinstance(entry, str):
+        known = [name for name, home in steadytune._HOME.items() if home.startswith("steadytune.methods.")]
+        if entry.partition(".")[0] in known:
+            return f"{entry!r} is a name, not a method: write {entry}(), not {entry!r}."
+        return f"There is no method {entry!r}.{did_you_mean(entry, known)} Methods are called, not named: smart()."
+    if inspect.isclass(entry) and issubclass(entry, Method):
+        ours = entry.__module__.startswith("steadytune.methods.")
+        return f"{entry.__name__} is a class, not a method: write {entry.name if ours else entry.__name__}()."
+    if type(entry).__name__ == "Stack":
+        return "Methods are wanted, and a Stack was given: pass the list that it was made from."
+    home = entry.__self__ if inspect.ismethod(entry) else entry
+    is_function = inspect.isfunction(entry) and entry.__name__.isidentifier()
+    if is_function or (callable(entry) and type(home).__module__.startswith("steadytune.")):
+        name = f"{home!r}.{entry.__name__}" if inspect.ismethod(entry) else getattr(entry, "__name__", repr(entry))
+        return f"{name} was not called: write {name}(), with settings if need be."
+    shown = repr(entry) if len(repr(entry)) <= 60 else f"A {type(entry).__name__}"
+    return f"{shown} is not a method: pass methods such as noisytune() or smart(), called with their settings."
 
 
 def conflict(first: Method, second: Method) -> str | None:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from steadytune.core.arguments import require_batch
 from steadytune.core.errors import HostError
 from steadytune.core.heads import loss_of
 from steadytune.core.runner import StepRunner
 from steadytune.core.scaling import scales_by_items
-from steadytune.core.wrappers import refuse_engines
+from steadytune.core.wrappers import refuse_bare_backward, refuse_engines
 
 logger = logging.getLogger("steadytune")
 
@@ -41,14 +42,20 @@ class PlainLoop(StepRunner):
 
         Returns:
             The loss of the micro-batch, detached and without ``scale``.
-        """
 
+        Raises:
+            HostError: the model is in evaluation mode, or the batch is not its keyword arguments.
+        """
+        require_batch(model, batch)
         step = self.step_method
         if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
             raise HostError(
                 f"{step.name} updates the weights within a batch, and only the loop knows how (scaler, clipping): "
                 "pass update=..., a function that clips, steps the optimizer and clears the gradients."
             )
+
+        if backward is Tensor.backward:
+            refuse_bare_backward(model, batch, scale)
 
         def run() -> Tensor:
             loss = self._loss(model, batch)
@@ -68,8 +75,10 @@ class PlainLoop(StepRunner):
             batch: keyword arguments of the model, ``labels`` among them.
 
         Raises:
-            HostError: a method of the stack runs the backward passes itself.
+            HostError: a method of the stack runs the backward passes itself, the model is in evaluation mode, or the
+                batch is not its keyword arguments.
         """
+        require_batch(model, batch)
         if self.step_method is not None:
             raise HostError(
                 f"{self.step_method.name} runs the backward passes itself: write `stack.backward(model, batch)` in "

@@ -13,17 +13,19 @@ range checks, help texts and tables all come from one place. What it *does* depe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from steadytune.core.cost import CLEAN_PASS, PLAIN_STEP, Cost
-from steadytune.core.errors import MethodError
+from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.hyperparameters import allowed_values, hyperparameter, is_allowed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from typing_extensions import Self
 
     from steadytune.core.passes import Passes
     from steadytune.core.scaling import PerItem
@@ -73,6 +75,13 @@ class Method(ABC):
     not_applicable: ClassVar[Mapping[str, str]] = {}
     not_sharded: ClassVar[str] = ""
 
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """Name the setting that the method does not have, where Python would say ``__init__`` and nothing else."""
+        taken = signature(cls.__init__).parameters
+        if not any(p.kind is Parameter.VAR_KEYWORD for p in taken.values()):
+            refuse_unknown_settings(cls.name, settings, [name for name in taken if name != "self"])
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
@@ -110,6 +119,24 @@ class Method(ABC):
             total_updates: optimizer updates of the whole training, ``None`` where the host does not know.
             precision: the type that the forward pass computes in.
         """
+
+
+def refuse_unknown_settings(name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a setting that a method, or a preset of several, does not have.
+
+    Args:
+        name: of the method or the preset, as it is written.
+        given: names of the settings that it was called with.
+        known: names of those that it has.
+
+    Raises:
+        MethodError: one is unknown; with the nearest name and with all of them.
+    """
+    for setting in given:
+        if setting not in known:
+            raise MethodError(
+                f"{name} has no setting {setting!r}.{did_you_mean(setting, known)} Its settings: {', '.join(known)}."
+            )
 
 
 @dataclass(frozen=True)

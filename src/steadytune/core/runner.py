@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core import randomness
+from steadytune.core.arguments import require_training_mode
 from steadytune.core.errors import HostError
 from steadytune.core.finite import FiniteWatch
 from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
@@ -46,6 +47,7 @@ class StepRunner(ABC):
         self._is_open = False
         self._host_is_checked = False
         self._heeds_items: bool | None = None
+        self._told: set[str] = set()
         self._update_has_begun = False
         self._micro_batches = 0
         self._clean_passes = 0
@@ -164,6 +166,8 @@ class StepRunner(ABC):
 
     def _begin_pass(self) -> None:
         """Whatever must happen before the first pass of an update."""
+        if self.methods:
+            require_training_mode(self._require_prepared().model)
         if self._update_has_begun:
             return
         if not self._is_open:
@@ -237,8 +241,7 @@ class StepRunner(ABC):
         if step is None:
             step = self._step(outputs, clean, model, inputs, run_task, task_loss=task_loss)
             self._see_task(step, task_loss)
-            if denominator is None:
-                self._tally.record("task_loss", task_loss.detach())
+            self._tally.record("task_loss", task_loss.detach(), _share_of_update(step, denominator))
             if parts is not None:
                 parts.begin(step, outputs)
         total = task_loss if self._part == "all" and parts is None else torch.zeros_like(task_loss)
@@ -248,10 +251,11 @@ class StepRunner(ABC):
             self._see(method.name, values.supervised())
             term = values.reduce(denominator)
             total = total + method.weight * term.to(total.device)
-            self._tally.record(method.name, values.reduce().detach())
+            self._tally.record(method.name, term.detach(), _share_of_update(step, denominator))
             change = method.task_change(step)
             if change is not None:
                 total = total + change
+                self._tally.record("task_loss", change.detach(), 0.0)
         if parts is not None:
             return parts.collect(total, self._share)
         self._end_terms(step)
@@ -273,7 +277,7 @@ class StepRunner(ABC):
         precision = session.taps[0].seen.precision if self.loss_methods else precision_now(some)
         for method in self.methods:
             method.check_host(total_updates=self.total_updates, precision=precision)
-        self._host_is_checked = True
+        self._host_is_checked, self._told = True, set()
 
     def _step(
         self,
@@ -307,6 +311,7 @@ class StepRunner(ABC):
             anchor=session.anchor,
             run_task=run_task or refuse,
             streams=self._streams,
+            told=self._told,
         )
 
     def _new_streams(self) -> randomness.Streams:
@@ -334,11 +339,21 @@ class StepRunner(ABC):
             self._tally.count(f"non_finite_{name}", count)
 
     def take_logs(self) -> dict[str, float]:
-        """Mean of the task loss and of each unweighted term per micro-batch since the last call.
+        """Mean of the task loss and of each unweighted term since the last call: the loss is their weighted sum.
 
+        The mean is over micro-batches; where the loss is divided by the items of an update, over updates.
         What was not finite is counted, if anything was: ``non_finite_task_loss``, ``non_finite_perturbations``.
         """
         return self._tally.take()
+
+
+def _share_of_update(step: Step, denominator: Tensor | float | None) -> Tensor | float:
+    """What part of an update's items the micro-batch holds, where its loss is divided by all of them; else 1."""
+    if denominator is None:
+        return 1.0
+    logits, mask = step.clean_logits, step.supervised
+    outputs = logits.shape[:-1] if step.prediction == "classification" else logits.shape
+    return (outputs.numel() if mask is None else mask.sum()) / torch.as_tensor(denominator, device=logits.device)
 
 
 def _holds_gradients(model: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from steadytune.core.arguments import require_model, require_optimizer, require_total_updates, whole_seed
 from steadytune.core.composition import MethodOrMethods, conflicts, flatten
+from steadytune.core.description import description, differences, with_new_settings
 from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import Explanation, explain
 from steadytune.core.finite import FiniteWatch, require_finite_start, require_finite_weights
+from steadytune.core.live import claim, refuse_second
 from steadytune.core.loop import PlainLoop
 from steadytune.core.low_memory import Memory
-from steadytune.core.method import OPTIMIZER, Method, OptimizerMethod, WeightMethod
+from steadytune.core.method import OPTIMIZER, OptimizerMethod, WeightMethod
 from steadytune.core.session import Session
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import is_sharded_model, process_rank
@@ -25,6 +28,8 @@ from steadytune.core.state import StackState, read_state, write_state
 from steadytune.core.state_mapping import as_mapping, from_mapping
 from steadytune.core.training import Batches
 from steadytune.core.wrappers import unwrapped
+
+logger = logging.getLogger("steadytune")
 
 
 class Stack(PlainLoop):
@@ -40,7 +45,7 @@ class Stack(PlainLoop):
             than plain training, for one forward pass more. The passes are then run by `backward`.
 
     Raises:
-        MethodError: two methods conflict, or ``memory`` is none of the two.
+        MethodError: two methods conflict, the seed is no whole number, or ``memory`` is none of the two.
 
     Example:
         >>> from steadytune import Stack, noisytune, smart
@@ -52,7 +57,7 @@ class Stack(PlainLoop):
         flat = tuple(flatten(methods))
         for reason in conflicts(flat):
             raise MethodError(reason)
-        super().__init__(flat, seed, memory)
+        super().__init__(flat, whole_seed(seed), memory)
         self.weight_methods = tuple(m for m in flat if isinstance(m, WeightMethod))
         self.optimizer_methods = tuple(m for m in flat if isinstance(m, OptimizerMethod))
         self._optimizer_hooks: list[Any] = []
@@ -95,12 +100,16 @@ class Stack(PlainLoop):
                 (``child_tuning(variant="D")``).
 
         Raises:
-            HostError: the model or the loop lacks what a method needs.
+            HostError: the model or the loop lacks what a method needs, or another stack is at work on the model.
             CheckpointError: the checkpoint belongs to other methods, or holds no state for them.
         """
+        require_model(model)
+        require_total_updates(total_updates)
         self.close()
         model = unwrapped(model)
+        refuse_second(self, model)
         if optimizer is not None:
+            require_optimizer(optimizer, model)
             self._refuse_bare_optimizer()
         saved = None if resume_from is None else self._read(resume_from)
         known = self._session if self._session is not None and self._session.model is model else None
@@ -120,6 +129,7 @@ class Stack(PlainLoop):
             batches=batches if callable(batches) or batches is None else lambda: batches,
         )
         self._is_open = True
+        claim(self, model)
         self.watch(optimizer)
         self._begin_update()
 
@@ -131,8 +141,12 @@ class Stack(PlainLoop):
 
         Returns:
             The optimizer to train with: the same one unless a method builds another.
+
+        Raises:
+            HostError: it has none of the model's parameters, or methods have changed one already.
         """
         session = self._require_prepared()
+        require_optimizer(optimizer, session.model)
         if self._optimizer_is_built and self.optimizer_methods:
             raise HostError(
                 f"stack.optimizer() was called before, and {self.optimizer_methods[0].name} would change the "
@@ -161,6 +175,7 @@ class Stack(PlainLoop):
         total = self.total_updates if total_updates is None else total_updates
         if total is None:
             raise HostError("A learning-rate schedule needs the length of the training: prepare(total_updates=...).")
+        require_total_updates(total)
         schedule = self._schedulers[0].schedule(total)
         assert schedule is not None  # it has one for every length
         self._scheduler_is_built = True
@@ -256,6 +271,12 @@ class Stack(PlainLoop):
         if not self._counts_updates:
             return
         self.updates += 1
+        if self.methods and self.total_updates is not None and self.updates == self.total_updates + 1:
+            logger.warning(
+                "The training goes on past the %d updates that it was to have (total_updates): whatever goes by its "
+                "length was laid out for those.",
+                self.total_updates,
+            )
         self._require_prepared().after_update(self.updates, self.total_updates)
         self._begin_update()
 
@@ -313,15 +334,20 @@ class Stack(PlainLoop):
 
     def _read(self, source: str | Path | Mapping[str, Any]) -> StackState:
         saved = from_mapping(source) if isinstance(source, Mapping) else read_state(Path(source))
-        if _with_new_settings(saved.description, self.methods) != self._description():
+        written, now = with_new_settings(saved.description, self.methods), self._description()
+        if written != now:
             raise CheckpointError(
-                f"{saved.source} was written with other methods ({_summary(saved.description)}; "
-                f"now {_summary(self._description())}): continue with those, or start a new run."
+                f"{saved.source} was written with other methods ({differences(written, now)}): "
+                "continue with those, or start a new run."
             )
         return saved
 
     def _description(self) -> dict[str, Any]:
-        return {"seed": self.seed, "methods": [{"name": m.name, **m.settings()} for m in self.methods]}
+        return description(self.methods, self.seed)
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether the stack was prepared with this model and is neither finished nor closed."""
+        return self._is_open and self._session is not None and self._session.model is model
 
     def teacher_weights(self) -> dict[Teacher, dict[str, Tensor]]:
         """The teachers' weights by key, for inspection."""
@@ -364,16 +390,3 @@ class Stack(PlainLoop):
         target = model if model is not None or session is None else session.model
         reports = {} if session is None else session.reports
         return explain(self.methods, target, self.seed, reports, low_memory=self.memory == "low")
-
-
-def _with_new_settings(description: Mapping[str, Any], methods: Iterable[Method]) -> dict[str, Any]:
-    """Settings that a method did not have when the checkpoint was written are as good as at their defaults."""
-    now = {m.name: {name: v for name, v in m.settings().items() if name not in m.changed_settings()} for m in methods}
-    saved = description.get("methods")
-    if not isinstance(saved, list) or not all(isinstance(m, dict) for m in saved):
-        return dict(description)
-    return {**description, "methods": [{**now.get(m.get("name"), {}), **m} for m in saved]}
-
-
-def _summary(description: Mapping[str, Any]) -> str:
-    return json.dumps(description, sort_keys=True, separators=(",", ":"))

@@ -88,11 +88,7 @@ def read_state(folder: Path) -> StackState:
         CheckpointError: there is no state, or a newer version wrote it.
     """
     path = folder / FILE_NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} holds no {FILE_NAME}, so the state of the methods is lost: "
-            "resume from a checkpoint that steadytune wrote to the end, or start a new run."
-        )
+    require_checkpoint(folder)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -120,6 +116,52 @@ def read_state(folder: Path) -> StackState:
         if isinstance(error, CheckpointError):
             raise
         raise DamagedCheckpointError(f"{path} cannot be read ({error}): resume from an earlier checkpoint.") from error
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Refuse a folder that holds no state, and say what it is and where one may be.
+
+    Raises:
+        CheckpointError: it is not there, holds checkpoints rather than being one, is a saved model, or has lost its
+            state.
+    """
+    if (folder / FILE_NAME).is_file():
+        return
+    if not folder.exists():
+        near = _newest_checkpoint(folder.parent)
+        hint = f" The newest checkpoint beside it is {near}." if near else ""
+        raise CheckpointError(f"There is no folder {folder} to resume from.{hint}")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: resume from the folder of a checkpoint.")
+    newest = _newest_checkpoint(folder)
+    if newest is not None:
+        raise CheckpointError(f"{folder} holds checkpoints, and is none itself: resume from the newest, {newest}.")
+    kind = next((kind for name, kind in _MODELS.items() if (folder / name).is_file()), None)
+    is_unfinished = folder.name.startswith("checkpoint-") or (folder / "trainer_state.json").is_file()
+    if kind is not None and not is_unfinished:
+        near = _newest_checkpoint(folder.parent)
+        raise CheckpointError(
+            f"{folder} holds {kind}, not a checkpoint: load it with from_pretrained to train it further, or resume "
+            f"from {near or 'a checkpoint, checkpoint-N, of its training'}."
+        )
+    raise CheckpointError(
+        f"{folder} holds no {FILE_NAME}, so the state of the methods is lost: "
+        "resume from a checkpoint that steadytune wrote to the end, or start a new run."
+    )
+
+
+#: What saves a model alone, by the file that shows it.
+_MODELS = {"adapter_config.json": "an adapter", "config.json": "a model"}
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest number in a folder, as Trainers name them."""
+    numbered = {
+        path.parent: int(number)
+        for path in folder.glob(f"checkpoint-*/{FILE_NAME}")
+        if (number := path.parent.name.removeprefix("checkpoint-")).isdecimal()
+    }
+    return max(numbered, key=lambda path: numbered[path], default=None)
 
 
 def require_sealed(folder: Path) -> None:

@@ -65,6 +65,7 @@ class Step:
         streams: the random numbers of this update.
         owner: name of the method that is asking; the runner sets it.
         is_part: whether these are some examples of a micro-batch, as `part` gives them.
+        told: methods that have looked at their first term in this training, and warned if need be.
     """
 
     model: nn.Module
@@ -84,6 +85,7 @@ class Step:
     streams: randomness.Streams
     owner: str = ""
     is_part: bool = False
+    told: set[str] = field(default_factory=set)
     counts: PassCounts = field(default_factory=PassCounts)
     non_finite: list[Tensor] = field(default_factory=list)
     _teacher_logits: dict[tuple[Teacher, Masks], Tensor] = field(default_factory=dict)

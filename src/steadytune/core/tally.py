@@ -25,14 +25,20 @@ class Tally:
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Add a value, of which the mean is wanted."""
+    def record(self, name: str, value: Tensor, share: Tensor | float = 1.0) -> None:
+        """Add a value, of which the mean is wanted.
+
+        Args:
+            name: of what.
+            value: a scalar.
+            share: what part of a whole it is: 1, less for a part of an update, 0 for what is added to a value before.
+        """
         if name not in self._sums:
             zero = value.new_zeros((), dtype=torch.float64)
             self._sums[name] = (zero, zero.clone())
         total, count = self._sums[name]
         total += value
-        count += 1
+        count += share
 
     def count(self, name: str, number: Tensor) -> None:
         """Add a number of cases, which is told only if there were any."""
@@ -43,7 +49,8 @@ class Tally:
 
     def take(self) -> dict[str, float]:
         """The means and the counts since the last call."""
-        found = {name: float(total / count) for name, (total, count) in self._sums.items()}
+        # What was recorded of no items at all has a share, and so a sum, of 0.
+        found = {name: float(total / count if count else total) for name, (total, count) in self._sums.items()}
         found |= {name: float(number) for name, number in self._counts.items() if number > 0}
         self.clear()
         return found

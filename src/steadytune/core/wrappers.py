@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +81,37 @@ def refusal(kind: str) -> HostError:
 def refusal_when_sharded(method: Method) -> HostError:
     """The error for a method that says that it cannot work on weights that FSDP2 has cut."""
     return HostError(f"{method.name} does not work under FSDP2: {method.not_sharded}.")
+
+
+def refuse_bare_backward(model: nn.Module, batch: Mapping[str, Any], scale: float) -> None:
+    """Refuse a backward pass past Accelerate, which would have divided or scaled the loss.
+
+    Accelerate is asked only where it has been imported and has prepared this model.
+
+    Args:
+        model: as the loop runs it.
+        batch: with the number of items of the update, if that is what the loss is divided by.
+        scale: the loop's own factor of the loss.
+
+    Raises:
+        HostError: a gradient scaler is at work, or micro-batches are accumulated and nobody divides by their number.
+    """
+    accelerate: Any = sys.modules.get("accelerate.state")
+    prepared = any(getattr(m, "_is_accelerate_prepared", False) for m in (model, unwrapped(model)))
+    if accelerate is None or not prepared:
+        return
+    gradients: Mapping[str, Any] = accelerate.GradientState._shared_state
+    steps = gradients.get("plugin_kwargs", {}).get("num_steps", 1)
+    lost = ""
+    if accelerate.AcceleratorState._shared_state.get("_mixed_precision") == "fp16":
+        lost = "its gradient scaler would be passed by"
+    elif not gradients.get("sync_gradients", True) and scale == 1 and "num_items_in_batch" not in batch:
+        lost = f"the loss would not be divided by the {steps} micro-batches of an update"
+    if lost:
+        raise HostError(
+            f"Accelerate has prepared this model, and {lost}: write stack.backward(model, batch, "
+            "backward=accelerator.backward)."
+        )
 
 
 def refuse_engines(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from steadytune.experiments.data import load_data
 from steadytune.experiments.engine import read_record
 from steadytune.experiments.fingerprint import code_digest, data_digest, model_digest, run_key
 from steadytune.experiments.grid import Candidate, CompareSettings, Place, Plan, places
-from steadytune.experiments.records import RunRecord
+from steadytune.experiments.records import BASELINE, RunRecord
 from steadytune.tasks.subset import parse_train_size
 
 LESS_IS_BETTER = ("mse", "loss", "perplexity")
@@ -100,12 +100,25 @@ class CellPlan:
             return None
         return (score if self.greater_is_better else -score), (-loss if loss is not None else -math.inf)
 
+    def score(self, record: RunRecord) -> float | None:
+        """What a run of this task and size scored on validation data; ``None`` for runs of others."""
+        ours = (record.task, record.train_size) == (self.task, self.place.train_size)
+        return record.score("validation", self.metric) if ours else None
+
     def best(self, records: Iterable[RunRecord]) -> RunRecord | None:
-        """The best record on validation data, the smallest learning rate on a tie; ``None`` if none has a score."""
+        """The best record on validation data; ``None`` if none has a score.
+
+        On a tie plain training's, which needs no proof, then the one of smaller loss and of smaller learning rate.
+        """
         scored = [(found, record) for record in records if (found := self.validation(record)) is not None]
         if not scored:
             return None
-        return max(scored, key=lambda pair: (pair[0], -pair[1].learning_rate, -pair[1].seed))[1]
+
+        def order(pair: tuple[tuple[float, float], RunRecord]) -> tuple[float, ...]:
+            (score, loss), record = pair
+            return score, record.candidate == BASELINE, loss, -record.learning_rate, -record.seed
+
+        return max(scored, key=order)[1]
 
 
 def plan_cells(settings: CompareSettings) -> list[CellPlan]:

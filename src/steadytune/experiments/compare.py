@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from steadytune.experiments.environments import differences
 from steadytune.experiments.folder import RunFolder, describe_environment, write_json
 from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
 from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
+from steadytune.experiments.leading import leader
 from steadytune.experiments.local_engine import LocalEngine
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
 from steadytune.experiments.remote import RemoteFolder, open_remote
@@ -115,8 +115,8 @@ class Work:
             self.note(None, note)
         if few := too_few_seeds(len(self.settings.all_seeds), sum(bool(c.names) for c in self.compared)):
             self.note(None, few)
-        tuning = self._tuning_runs()
-        self._choose_known(tuning)
+        tuning = self.tuning_runs()
+        self.choose_known(tuning)
         expected = self.final_runs()
         wanted = {plan.key for _, _, plan in [*tuning, *expected]} | {
             self._plan(cell, candidate, rate, seed).key
@@ -146,7 +146,8 @@ class Work:
     def _plan(self, cell: CellPlan, candidate: Candidate, rate: float, seed: int, *, test: bool = True) -> Plan:
         return cell.plan(candidate, rate, seed, evaluate_test=test)
 
-    def _tuning_runs(self) -> list[Run]:
+    def tuning_runs(self) -> list[Run]:
+        """Every rate with the first seed; none where there is one rate, or a search chooses."""
         rates = self.settings.learning_rates
         if len(rates) == 1 or self.settings.search:
             return []
@@ -192,7 +193,7 @@ class Work:
         rate = best.learning_rate if best is not None else self.settings.learning_rates[0]
         self.chosen[cell, candidate.label] = (candidate, rate)
 
-    def _choose_known(self, tuning: Sequence[Run]) -> None:
+    def choose_known(self, tuning: Sequence[Run]) -> None:
         """Choose where all that a choice goes by was run before, so that what is missing is known at the start."""
         if self.settings.search:
             from steadytune.experiments.compare_search import look_at_trials
@@ -294,19 +295,8 @@ class Work:
         return {key for key, record in self.known.items() if record.metrics.get("skipped")}
 
     def _leader(self, cell: CellPlan) -> str:
-        """Which candidate has the best mean so far, on validation data: the test splits are for the end."""
-        scores: dict[str, list[float]] = {}
-        for record in self.known.values():
-            score = record.score("validation", cell.metric)
-            if score is not None and (record.task, record.train_size) == (cell.task, cell.place.train_size):
-                chosen = self.chosen.get((cell, record.candidate))
-                if chosen is None or chosen[1] == record.learning_rate:
-                    scores.setdefault(record.candidate, []).append(score)
-        if not scores:
-            return ""
-        sign = 1 if cell.greater_is_better else -1
-        name = max(scores, key=lambda n: sign * statistics.mean(scores[n]))
-        return f"leader {name}, {statistics.mean(scores[name]):.3f} on validation"
+        chosen = {label: rate for (of, label), (_, rate) in self.chosen.items() if of is cell}
+        return leader(cell, self.known.values(), chosen)
 
     def _prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
         """Delete models that are not the best on validation data of those they compete with."""

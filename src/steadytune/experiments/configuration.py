@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from steadytune.experiments.first_look import Look
+from steadytune.experiments.first_look import Look, Repeats
 from steadytune.experiments.report_text import plain_text
+from steadytune.experiments.wording import counted
 
 #: Updates that fine-tuning on few rows should have at least; below them runs differ by chance (Mosbach et al. 2021).
 WANTED_UPDATES = 300
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
 #: From so many rows on the methods for little data have little to give.
 MANY = 20_000
+#: What is compared, with how many seeds.
+COMPARED, SEEDS = ("none", "noisytune", "smart"), 7
+#: Parameters: below the first a model is small, from the second on it is large (BERT base has 110 million).
+SMALL, LARGE = 50_000_000, 300_000_000
 _MOST_NAMED = 6
 #: Layouts whose columns have names.
 WITH_COLUMNS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -32,20 +37,59 @@ def recommended(look: Look) -> dict[str, tuple[Any, str]]:
         >>> found["per_device_train_batch_size"][0], found["num_train_epochs"][0]
         (8, 20)
     """
-    rows, lengths = look.rows, look.lengths
+    lengths = look.lengths
     length = min(max(16, 8 * math.ceil(lengths.most / 8)), lengths.limit)
     how = "" if lengths.exact else "about, told from the words: "
     about = f"{how}half of the rows have up to {lengths.median} tokens, 99 % up to {lengths.most}"
     if lengths.most > lengths.limit:
         about += f"; the model reads {lengths.limit}"
-    batch = 8 if rows < 200 else 16 if rows < 10_000 else 32
-    per_epoch = math.ceil(rows / batch)
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_UPDATES / per_epoch)))
+    batch, per_epoch, epochs = _extent(look)
     return {
         "max_length": (length, f"{about}, the longest {lengths.longest}"),
-        "per_device_train_batch_size": (batch, f"{per_epoch:,} updates an epoch"),
-        "num_train_epochs": (epochs, f"{epochs * per_epoch:,} updates; with few of them runs differ by chance"),
+        "per_device_train_batch_size": (batch, f"{counted(per_epoch, 'update')} an epoch"),
+        "num_train_epochs": (epochs, f"{counted(_updates(look), 'update')}; with few of them runs differ by chance"),
     }
+
+
+def _extent(look: Look) -> tuple[int, int, int]:
+    """Rows of a batch, updates of an epoch, epochs."""
+    batch = 8 if look.rows < 200 else 16 if look.rows < 10_000 else 32
+    per_epoch = math.ceil(look.rows / batch)
+    return batch, per_epoch, min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_UPDATES / per_epoch)))
+
+
+def _updates(look: Look) -> int:
+    _, per_epoch, epochs = _extent(look)
+    return per_epoch * epochs
+
+
+def cost(look: Look) -> str:
+    """What the comparison will take, in updates: seconds depend on the machine, which `compare` asks."""
+    trainings = len(COMPARED) * (len(learning_rates(None)[0]) + SEEDS - 1)  # the first seed chooses the rate
+    return f"{trainings} trainings, {trainings * _updates(look):,} updates in all; compare says how long as it starts"
+
+
+def learning_rates(parameters: int | None) -> tuple[tuple[float, float, float], str]:
+    """The rates to try, and why: the fewer parameters, the larger the rate that fine-tuning needs.
+
+    BERT's authors took 2e-5 to 5e-5 for the base size, and up to 3e-4 for their small models; on 200 rows the embedded
+    model of 23 million barely leaves its start with 5e-5.
+
+    Args:
+        parameters: of the model; ``None`` if unknown.
+
+    Example:
+        >>> learning_rates(22_700_000)
+        ((0.0001, 0.0002, 0.0005), 'these for a small model of 23 million parameters')
+        >>> learning_rates(None)[0]
+        (2e-05, 5e-05, 0.0001)
+    """
+    millions = "" if parameters is None else f" of {parameters / 1e6:,.0f} million parameters"
+    if parameters is None or SMALL <= parameters < LARGE:
+        return (2e-5, 5e-5, 1e-4), f"these for a model of the base size{millions and ','}{millions}"
+    if parameters < SMALL:
+        return (1e-4, 2e-4, 5e-4), f"these for a small model{millions}"
+    return (1e-5, 2e-5, 5e-5), f"these for a large model{millions}"
 
 
 def configuration(look: Look, given: Mapping[str, Any], verb: str, name: str) -> str:
@@ -78,11 +122,30 @@ def seen(look: Look) -> Iterator[str]:
         yield f"Training rows by class: {named}{f' and {rest} more classes' if rest > 0 else ''}."
         if look.majority > 1.3 / len(largest):
             yield f"Always the largest class would score {look.majority:.3f} in accuracy: judge by more than that."
-    if look.twice:
-        with_others = f", {look.contradictory:,} of them with another label" if look.contradictory else ""
-        yield f"{look.twice:,} training rows have a text that occurs more than once{with_others}."
+    yield from _repeated(look.repeats)
     for note in look.data.notes:
         yield plain_text(note)
+
+
+def _repeated(repeats: Repeats) -> Iterator[str]:
+    """Sentences on rows that occur more than once, those to mend first."""
+    of = "rows of the training file" if repeats.in_file else "training rows"
+    if repeats.contradictory:
+        count = sum(map(len, repeats.contradictory))
+        yield f"{count:,} {of} have a text that has another label, too{_where(repeats, repeats.contradictory)}."
+    if repeats.agreeing:
+        count = sum(map(len, repeats.agreeing))
+        yield f"{count:,} {of} have a text that occurs more than once{_where(repeats, repeats.agreeing)}."
+
+
+def _where(repeats: Repeats, groups: Sequence[tuple[int, ...]]) -> str:
+    """The data rows of the first texts, each text's together."""
+    if not repeats.in_file:
+        return ""
+    named = [" = ".join(str(row + 1) for row in group[:_MOST_NAMED]) for group in groups[:_MOST_NAMED]]
+    rest = len(groups) - _MOST_NAMED
+    more = f" and {rest:,} more text{'s' * (rest > 1)}" if rest > 0 else ""
+    return f": data rows {', '.join(named)}{more}"
 
 
 def _rows(look: Look, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -118,10 +181,11 @@ def _methods(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
             "# set": ({"smart.weight": 1.0}, "settings of methods: `steadytune methods smart`"),
         }
     many = f"; on {look.rows:,} rows expect little of either" if look.rows >= MANY else ""
+    rates, why = learning_rates(look.parameters)
     return {
-        "methods": (["none", "noisytune", "smart"], f"none is plain training; {costs}{many}"),
-        "seeds": (7, "runs of each; the fewest with which two methods can show p < 0.05"),
-        "learning_rates": ([5e-5, 1e-4, 2e-4], "each method takes the one that is best on validation rows"),
+        "methods": (list(COMPARED), f"none is plain training; {costs}{many}"),
+        "seeds": (SEEDS, f"runs of each; the fewest with which two methods can show p < 0.05; {cost(look)}"),
+        "learning_rates": (list(rates), f"each method takes the one that is best on validation rows; {why}"),
         "# vary": ({"smart.weight": [1, 3, 5]}, "further candidates with other settings"),
     }
 
@@ -129,7 +193,11 @@ def _methods(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
 def _training(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
     found = recommended(look)
     if verb == "train":
-        found |= {"learning_rate": (5e-5, "the peak; try 1e-4 and 2e-4"), "seed": (42, "of all that is random")}
+        (low, middle, high), why = learning_rates(look.parameters)
+        found |= {
+            "learning_rate": (middle, f"the peak; try {low:g} and {high:g} as well: {why}"),
+            "seed": (42, "of all that is random"),
+        }
     if look.rows >= MANY:
         found["bf16"] = (False, "true on a GPU: half the time, half the memory")
     return found

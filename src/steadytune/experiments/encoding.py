@@ -115,9 +115,12 @@ def _notes(features: Dataset, split: Dataset, head: Head, name: str, max_length:
     rows, cut = (np.asarray(numbers[column][:], dtype=np.int64) for column in ("row", "cut"))
     shortened = len(np.unique(rows[cut > 0]))
     if shortened:
-        what = "questions are longer than half of that" if head == "question_answering" else "rows are longer"
+        verb, them = ("is", "it") if shortened == 1 else ("are", "them")
+        what = f"rows {verb} longer"
+        if head == "question_answering":
+            what = f"questions {verb} longer than half of that"
         notes.append(
-            f"{name}: {shortened:,} of {len(split):,} {what}, and only a part of them is read "
+            f"{name}: {shortened:,} of {len(split):,} {what}, and only a part of {them} is read "
             f"(--max-length {max_length})."
         )
     if head == "token_classification":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,24 @@ from steadytune import __version__
 from steadytune.core.errors import SettingsError, SteadytuneError, did_you_mean
 from steadytune.experiments.data import DATA_FOLDER, load_data
 from steadytune.experiments.folder import RunFolder, write_json
+from steadytune.experiments.kept_models import kept_models
+from steadytune.experiments.report_text import duration
 from steadytune.experiments.settings import TrainSettings, resolve_settings
 
 FORMAT = 1
 FILE_NAME = "evaluation.json"
-NAMES = (
-    "sets",
-    "annotators",
-    "calibration",
-    "movement",
-    "perturbations",
-    "embedding_attack",
-    "smoothness",
-    "retrieval",
-)
+#: The parts, and what each measures.
+MEASURES = {
+    "sets": "the scores on every set of rows",
+    "annotators": "agreement with the people who gave the labels",
+    "calibration": "how far the probabilities can be trusted",
+    "movement": "how far the weights and states are from the pretrained model's",
+    "perturbations": "the score under noise on the texts",
+    "embedding_attack": "the accuracy under an attack on the word embeddings",
+    "smoothness": "how much the outputs change near each text",
+    "retrieval": "how well sentences find their translations",
+}
+NAMES = tuple(MEASURES)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def check_run(path: str | Path, *, trust_remote_code: bool = False) -> TrainSett
     if not folder.path.is_dir():
         raise SettingsError(f"{path}: there is no such folder; give the folder of a run of `steadytune train`.")
     if not folder.config.is_file():
+        if hint := kept_models(folder.path):
+            raise SettingsError(f"{path}: holds no run but a comparison{hint}")
         raise SettingsError(f"{path}: holds no run (no config.yaml); give the folder of a run of `steadytune train`.")
     try:
         settings = resolve_settings({"trust_remote_code": trust_remote_code}, folder.config)
@@ -230,7 +237,11 @@ def _result(
     if name in content and content["settings"].get(name) == settings:
         evaluation.tell(f"{name}: measured before")
         return None
-    return settings, plain(work.measure())
+    evaluation.tell(f"{name}: {MEASURES[name]} ...")
+    began = time.monotonic()
+    measured = plain(work.measure())
+    evaluation.tell(f"{name}: took {duration(time.monotonic() - began)}")
+    return settings, measured
 
 
 def _header(location: str, settings: TrainSettings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from steadytune.experiments.data import load_data
 from steadytune.experiments.models import find_model
 from steadytune.experiments.settings import TrainSettings
+from steadytune.tasks.files import training_rows
 from steadytune.tasks.task import ANSWER, INPUT_COLUMNS, LABEL, PROMPT, TaskData
 
 if TYPE_CHECKING:
@@ -46,6 +48,21 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """Rows whose text occurs more than once.
+
+    Attributes:
+        agreeing: the rows of each text that always has the same label, counted from 0.
+        contradictory: the rows of each text that occurs with several labels.
+        in_file: whether the numbers are those of the training file.
+    """
+
+    agreeing: tuple[tuple[int, ...], ...]
+    contradictory: tuple[tuple[int, ...], ...]
+    in_file: bool
+
+
+@dataclass(frozen=True)
 class Look:
     """What was seen.
 
@@ -53,15 +70,15 @@ class Look:
         data: the rows.
         lengths: of the training rows.
         classes: for classification, training rows of each class.
-        twice: training rows whose text another training row has as well.
-        contradictory: of these, rows whose text also occurs with another label.
+        repeats: rows of the training file, or training rows of a named task, that have the text of another.
+        parameters: of the model; ``None`` where its weights are not on this machine.
     """
 
     data: TaskData
     lengths: Lengths
     classes: Mapping[str, int]
-    twice: int
-    contradictory: int
+    repeats: Repeats
+    parameters: int | None = None
 
     @property
     def rows(self) -> int:
@@ -85,9 +102,24 @@ def first_look(settings: TrainSettings) -> Look:
     data = load_data(settings)
     train = data.splits["train"]
     columns = [name for name in (*INPUT_COLUMNS[data.task.head], PROMPT, ANSWER) if name in train.column_names]
-    twice, contradictory = _twice(train, columns)
-    lengths = _lengths(train, list(dict.fromkeys(columns)), settings.model)
-    return Look(data, lengths, _classes(data), twice, contradictory)
+    source = find_model(settings.model)
+    folder = None if source.found_in == "hub" else Path(source.location)
+    lengths = _lengths(train, list(dict.fromkeys(columns)), folder)
+    repeats = _repeats(_whole_file(settings), train, columns)
+    return Look(data, lengths, _classes(data), repeats, _parameters(folder))
+
+
+def _whole_file(settings: TrainSettings) -> Dataset | None:
+    """The rows of the training file with their numbers, which those that are trained on no longer have."""
+    if settings.train_file is None:
+        return None
+    return training_rows(
+        settings.train_file,
+        text_column=settings.text_column,
+        text_pair_column=settings.text_pair_column,
+        label_column=settings.label_column,
+        head=settings.head,
+    )
 
 
 def _classes(data: TaskData) -> dict[str, int]:
@@ -100,26 +132,47 @@ def _classes(data: TaskData) -> dict[str, int]:
     return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
 
-def _twice(rows: Dataset, columns: list[str]) -> tuple[int, int]:
-    """Count rows whose text occurs again, and those of them whose text occurs with several labels."""
-    seen: dict[int, list[Any]] = {}  # by the hash of the text, which takes less room
+def _repeats(file: Dataset | None, train: Dataset, columns: list[str]) -> Repeats:
+    rows = train if file is None else file
+    seen: dict[int, list[tuple[int, str]]] = {}  # by the hash of the text, which takes less room
+    number = 0
     for batch in rows.select_columns([*columns, *([LABEL] if LABEL in rows.column_names else [])]).iter(10_000):
         of: Any = batch
         labels = of.get(LABEL) or [None] * len(of[columns[0]])
         for *texts, label in zip(*(of[name] for name in columns), labels, strict=True):
-            seen.setdefault(hash(str(texts)), []).append(str(label))
-    again = [labels for labels in seen.values() if len(labels) > 1]
-    return sum(map(len, again)), sum(len(labels) for labels in again if len(set(labels)) > 1)
+            seen.setdefault(hash(str(texts)), []).append((number, str(label)))
+            number += 1
+    agreeing, contradictory = [], []
+    for found in seen.values():
+        if len(found) > 1:
+            (contradictory if len({label for _, label in found}) > 1 else agreeing).append(
+                tuple(row for row, _ in found)
+            )
+    return Repeats(tuple(agreeing), tuple(contradictory), file is not None)
 
 
-def _lengths(rows: Dataset, columns: list[str], model: str) -> Lengths:
+def _parameters(folder: Path | None) -> int | None:
+    """Numbers in the weights, of which only the heads of the files are read."""
+    from safetensors import SafetensorError, safe_open
+
+    if folder is None:
+        return None
+    count = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="numpy") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):  # training will say what is wrong with it
+        return None
+    return count or None
+
+
+def _lengths(rows: Dataset, columns: list[str], folder: Path | None) -> Lengths:
     import numpy as np
 
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(int))
     some: Any = rows.select(chosen)
     texts = list(zip(*(map(_as_text, some[name][:]) for name in columns), strict=True))
-    source = find_model(model)
-    folder = None if source.found_in == "hub" else Path(source.location)
     counted = _counted(folder, texts)
     exact = counted is not None
     if counted is None:

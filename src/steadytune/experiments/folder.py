@@ -186,10 +186,15 @@ class RunFolder:
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        _readable_alike(unfinished)
         sync_all(unfinished)
         self.remove_model()
         unfinished.rename(self.model)
         sync(self.path)
+
+    def checkpoint_bytes(self) -> int:
+        """What the checkpoints take on the disk."""
+        return sum(path.stat().st_size for path in self.checkpoints.rglob("*") if path.is_file())
 
     def remove_model(self) -> None:
         """Remove the saved model, of which no part is ever to be seen."""
@@ -248,6 +253,13 @@ def _kind(line: Mapping[str, Any]) -> tuple[int, str | None]:
 def is_evaluation(line: Mapping[str, Any]) -> bool:
     """Whether a line of a log tells of an evaluation, not of training."""
     return any(name.startswith("eval_") for name in line)
+
+
+def _readable_alike(folder: Path) -> None:
+    """Let whoever may read the configuration read the weights, which come out of a temporary file for one user."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode & 0o777)
 
 
 def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,14 @@ class CompareSettings(TrainSettings):
         (['movie-reviews'], ['500'], ['none', 'smart', 'noisytune+smart'])
     """
 
+    #: A run's own names, each for one value of the setting that is called otherwise here.
+    stands_for: ClassVar[Mapping[str, str]] = {
+        "seed": "first_seed",
+        "learning_rate": "learning_rates",
+        "task": "tasks",
+        "train_size": "train_sizes",
+    }
+
     #: What a configuration file may say and the command line may not.
     left_out: ClassVar[frozenset[str]] = frozenset({"published"})
 
@@ -113,13 +121,7 @@ class CompareSettings(TrainSettings):
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
-        single = {
-            "seed": "first_seed",
-            "learning_rate": "learning_rates",
-            "task": "tasks",
-            "train_size": "train_sizes",
-        }
-        for one, several in single.items():
+        for one, several in cls.stands_for.items():
             value = values.pop(one, None)
             if value is not None and values.get(several):
                 raise SettingsError(f"--{one.replace('_', '-')} and --{several.replace('_', '-')}: give one of them.")
@@ -177,13 +179,6 @@ class CompareSettings(TrainSettings):
         common["hold_out"] = self.hold_out or chosen
         return TrainSettings(**common | values)
 
-
-_ONE_AND_SEVERAL = {
-    "seed": "first_seed",
-    "learning_rate": "learning_rates",
-    "task": "tasks",
-    "train_size": "train_sizes",
-}
 
 #: What a run of the comparison has of its own.
 _DIFFERS = {"methods", "set", "task", "train_size", "learning_rate", "seed", "output_dir"}

@@ -22,10 +22,11 @@ from steadytune.experiments.records import Comparison, RunRecord, read_compariso
 from steadytune.experiments.report_card import model_cards
 from steadytune.experiments.report_data import CellView, ReportData, report_data
 from steadytune.experiments.report_evaluation import calibration_rows, figure_rows, with_evaluations
+from steadytune.experiments.unfinished import unfinished
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
 FILTERS = (
-    "plain_text", "label", "number", "signed", "interval", "ratio", "chance", "rate", "size", "duration",
+    "plain_text", "label", "number", "signed", "interval_or_dash", "ratio", "chance", "rate", "size", "duration",
     "table_cell", "percent",
 )  # fmt: skip
 #: Runs of a comparison whose json file is laid out for people.
@@ -39,11 +40,16 @@ def report(folder: str | Path) -> Report:
     Raises:
         SettingsError: the folder holds no comparison, or a damaged one.
     """
-    return Report(with_evaluations(read_comparison(folder), Path(folder)))
+    comparison = read_comparison(folder)
+    return Report(with_evaluations(comparison, Path(folder)), missing=unfinished(Path(folder), comparison))
 
 
 class Report:
     """What a comparison says, in the forms that people and programs read.
+
+    Args:
+        comparison: what is known of its runs.
+        missing: what a reader must know where runs that were asked for are missing.
 
     Example:
         >>> empty = Report(Comparison({}, "movie-reviews", "accuracy", (), {}, "steadytune compare"))
@@ -51,8 +57,8 @@ class Report:
         '# Nothing was compared.'
     """
 
-    def __init__(self, comparison: Comparison) -> None:
-        self.comparison = comparison
+    def __init__(self, comparison: Comparison, missing: str = "") -> None:
+        self.comparison, self.missing = comparison, missing
         self.data: ReportData = report_data(comparison)
 
     @property
@@ -96,6 +102,7 @@ class Report:
             "format_version": 1,
             "steadytune": __version__,
             "verdict": {"kind": self.data.kind, "sentence": self.sentence},
+            "missing": self.missing,
             "cells": cells,
             "comparison": self.comparison.as_json(),
         }
@@ -175,6 +182,7 @@ class Report:
         return {
             "data": self.data,
             "comparison": self.comparison,
+            "missing": self.missing,
             "version": __version__,
             "text": report_text,
             "calibration_rows": calibration_rows,

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from steadytune.core.errors import SettingsError
-from steadytune.experiments.records import RunRecord
+from steadytune.experiments.records import BASELINE, RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
 from steadytune.experiments.report_text import label, number, plain_text, rate, size, table_cell
 from steadytune.tasks.registry import task_record
@@ -29,8 +29,9 @@ PIPELINES = {
 
 
 def best_run(data: ReportData, task: str) -> tuple[CellView, RunRecord] | None:
-    """The run of a task with the best validation score, the smaller loss on a tie, of all sizes, methods and seeds.
+    """The run of a task with the best validation score of all sizes, methods and seeds.
 
+    On a tie it is plain training's, which needs no proof, and then the one of smaller loss.
     It is the one whose model a comparison keeps. Its score is no proof of its method: that is the verdict's.
     """
     scored = []
@@ -41,7 +42,8 @@ def best_run(data: ReportData, task: str) -> tuple[CellView, RunRecord] | None:
         for run in view.cell.runs:
             score, loss = run.score("validation", view.cell.metric), run.score("validation", "loss")
             if score is not None:
-                order = (sign * score, -math.inf if loss is None else -loss, -run.learning_rate, -run.seed)
+                better = -math.inf if loss is None else -loss
+                order = (sign * score, run.candidate == BASELINE, better, -run.learning_rate, -run.seed)
                 scored.append((order, view, run))
     return max(scored, key=lambda found: found[0])[1:] if scored else None
 

@@ -30,7 +30,7 @@ class Gain:
 
     Attributes:
         mean: over the seeds.
-        interval: of the mean: by the permutation test where the seeds suffice for one, else by the bootstrap.
+        interval: of the mean, 95 %, by the permutation test; ``None`` below six seeds, where there is none.
         by_seed: each difference.
     """
 
@@ -71,7 +71,7 @@ class MethodView:
         found = self.paired
         if found is None or found.mean is None:
             return None
-        return Gain(found.mean, found.exact_interval or found.interval, found.gains)
+        return Gain(found.mean, found.exact_interval, found.gains)
 
     @property
     def step_ratio(self) -> float | None:
@@ -120,7 +120,12 @@ class CellView:
 
     @property
     def shown(self) -> MethodView | None:
-        """The method that the figures at the top are about: that of the verdict, or else the one that gains most."""
+        """The method that the figures at the top are about: that of the verdict, or else the one that gains most.
+
+        ``None`` without any, and where nothing was learned: then figures would say something of chance.
+        """
+        if self.verdict.kind == "nothing learned":
+            return None
         methods = {m.statistics.candidate: m for m in self.main.tested[1:]}
         if self.verdict.candidate in methods:
             return methods[self.verdict.candidate]

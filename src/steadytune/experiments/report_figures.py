@@ -46,7 +46,7 @@ def figures(data: ReportData) -> Figures:
     for place, view in enumerate(size_curves(data)):
         made.sizes.append(_curve(view, f"size{place}", "Mean of the seeds."))
     for place, view in enumerate(sweep_curves(replace(data, cells=data.cells[:count]))):
-        made.sweeps.append(_curve(view, f"sweep{place}", "The band is the interval."))
+        made.sweeps.append(_curve(view, f"sweep{place}", "The band is the exact 95 % interval, from six seeds on."))
     return made
 
 
@@ -62,8 +62,7 @@ def _of_cell(view: CellView, name: str) -> list[Picture]:
     if _has_gain(tested):
         add(
             "Gain over plain training",
-            f"The diamond is the mean of the seeds, each dot one seed, the line the 95 % interval ({_kind(tested)}). "
-            "An interval that touches the line at 0 may be chance.",
+            f"The diamond is the mean of the seeds, each dot one seed{_interval_in_words(tested)}",
             partial(plots.gains, tested, metric),
             "; ".join(_gain_in_words(m) for m in tested[1:]),
         )
@@ -104,9 +103,10 @@ def _has_gain(methods: tuple[MethodView, ...]) -> bool:
     return any(m.gain is not None for m in methods[1:])
 
 
-def _kind(methods: tuple[MethodView, ...]) -> str:
-    exact = any(m.paired is not None and m.paired.exact_interval for m in methods[1:])
-    return "by the permutation test" if exact else "bootstrap"
+def _interval_in_words(methods: tuple[MethodView, ...]) -> str:
+    if not any(m.gain is not None and m.gain.interval for m in methods[1:]):
+        return "; for an interval the seeds are too few, or all score the same."
+    return ", the line the exact 95 % interval. One that touches the line at 0 may be chance."
 
 
 def _gain_in_words(method: MethodView) -> str:

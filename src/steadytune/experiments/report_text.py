@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from steadytune.experiments.records import BASELINE
 
@@ -89,6 +90,16 @@ def interval(ends: tuple[float, float] | None) -> str:
     return f"[{signed(ends[0])}, {signed(ends[1])}]" if ends else ""
 
 
+def interval_or_dash(ends: tuple[float, float] | None) -> str:
+    """An interval of gains; a dash for none.
+
+    Example:
+        >>> interval_or_dash((0.01, 0.02)), interval_or_dash(None)
+        ('[+0.010, +0.020]', '–')
+    """
+    return interval(ends) or number(None)
+
+
 def ratio(value: float | None) -> str:
     """A cost as a multiple of plain training's.
 
@@ -146,12 +157,19 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+#: What Markdown or HTML would take for markup: a tag, a character by name, and signs that are more than themselves.
+TAG, ENTITY = re.compile(r"<(?=[A-Za-z/!?])"), re.compile(r"&(?=#?\w+;)")
+MARKS = re.compile(r"[\\`*\[\]|~$#]|(?<!\w)_+|_+(?!\w)|^>")
+
+
 def table_cell(text: object) -> str:
-    """Text that means nothing to Markdown or HTML.
+    """Text that means nothing to Markdown or HTML, as plain as it can be: in ``p < 0.05`` and ``r_drop`` nothing is.
 
     Example:
         >>> table_cell("a|b <i>*c*</i>")
-        'a\\\\|b &lt;i&gt;\\\\*c\\\\*&lt;/i&gt;'
+        'a\\\\|b &lt;i>\\\\*c\\\\*&lt;/i>'
+        >>> table_cell("r_drop: p < 0.05 & _more_"), table_cell("> &lt;b>")
+        ('r_drop: p < 0.05 & \\\\_more\\\\_', '\\\\> &amp;lt;b>')
     """
-    marked = "".join(f"\\{c}" if c in "\\`*_[]|~$#" else c for c in plain_text(text))
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    marked = MARKS.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), plain_text(text))
+    return TAG.sub("&lt;", ENTITY.sub("&amp;", marked))

@@ -223,7 +223,9 @@ class _Run:
 
     def _results(self, after: dict[str, Any]) -> dict[str, Any]:
         found = transfer(self.data.task, after)
-        return {"after": after, "metric": self.data.task.metric, **({"transfer": found} if found else {})}
+        names = self.data.task.label_names or ()
+        of = {"f1_of": names[1]} if self.data.task.head == "classification" and len(names) == 2 else {}
+        return {"after": after, "metric": self.data.task.metric, **of, **({"transfer": found} if found else {})}
 
     def _scorer(self, name: str) -> Scorer:
         split, task = self.splits[name], self.data.task
@@ -261,8 +263,9 @@ class _Run:
             name=name,
             is_encoder_decoder=self.model.config.is_encoder_decoder,
         )
-        for note in encoded.notes:
-            self.reporter.note(note)
+        drawn = name == "train" and self.settings.train_size is not None
+        for note in encoded.notes:  # every seed draws other rows
+            self.reporter.note(f"Rows of seed {self.settings.seed}: {note}" if drawn else note)
         return encoded if name == "train" else encoded.longest_first()
 
 

@@ -9,10 +9,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from steadytune.experiments.constant_predictions import in_words, same_for_every_row
 from steadytune.experiments.pairing import ALPHA, Paired, Summary, holm, paired, summary, with_worst
 from steadytune.experiments.records import BASELINE, Cell, RunRecord
 
@@ -65,6 +66,7 @@ class CandidateStatistics:
         worst_case_holm_p: its p-value after Holm's correction.
         costs: in multiples of plain training.
         equal_compute: the second view; ``None`` where no such plain runs were made.
+        constant: how many runs predict the same for every row, by what they predict.
     """
 
     candidate: str
@@ -80,6 +82,7 @@ class CandidateStatistics:
     worst_case_holm_p: float | None
     costs: Costs
     equal_compute: EqualCompute | None
+    constant: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def finding(self) -> Finding | None:
@@ -173,6 +176,7 @@ def compare_cell(
             worst_case_holm_p=holm_worst.get(name),
             costs=_costs(cell.of(BASELINE), runs),
             equal_compute=EqualCompute(*longer, equal[name], holm_equal[name]) if longer and name in equal else None,
+            constant=_constant(runs, split, cell.metric),
         )
         rows.append(row)
     facts = (cell.task, cell.train_size, cell.metric, cell.greater_is_better, split)
@@ -236,6 +240,11 @@ def _costs(plain: Iterable[RunRecord], runs: Iterable[RunRecord]) -> Costs:
     return Costs(ratio("seconds_per_update"), ratio("seconds"), ratio("peak_memory_bytes"))
 
 
+def _constant(runs: Iterable[RunRecord], split: str, metric: str) -> dict[str, int]:
+    found = (same_for_every_row(run, split, metric) for run in runs)
+    return dict(Counter(each for each in found if each is not None))
+
+
 def _notes(cell: Cell, split: str, rows: Iterable[CandidateStatistics]) -> tuple[str, ...]:
     notes = []
     if split not in cell.test_splits:
@@ -245,6 +254,9 @@ def _notes(cell: Cell, split: str, rows: Iterable[CandidateStatistics]) -> tuple
         lost = [f"{count} {word}" for count, word in ((row.failed, "failed"), (row.diverged, "diverged")) if count]
         if lost:
             notes.append(f"{row.candidate}: {' and '.join(lost)} of {row.summary.n + row.summary.failed} runs.")
+        if 0 < (constant := sum(row.constant.values())) < row.summary.n:
+            what = in_words(row.constant, cell.task)
+            notes.append(f"{row.candidate}: {constant} of {row.summary.n} runs {what}.")
         if pair is not None and pair.missing:
             notes.append(f"{row.candidate}: {pair.missing} seeds were run for it or for plain training only.")
         if pair is not None and pair.n and pair.ties == pair.n:

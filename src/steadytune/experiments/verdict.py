@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from steadytune.experiments.constant_predictions import in_words
 from steadytune.experiments.pairing import ALPHA, seeds_needed, smallest_p
 from steadytune.experiments.records import BASELINE
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics
 
-Kind = Literal["use", "promising", "keep plain", "too few seeds"]
+Kind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
+#: Of each candidate's runs, at least, where one finds that a cell has learned nothing.
+NEARLY_ALL = 0.8
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Verdict:
 
     Attributes:
         kind: ``"use"`` a method whose gain is beyond chance; ``"promising"``: it leads, and its own test says so, but
-            not what it must withstand; ``"keep plain"``; ``"too few seeds"``: nothing could have been shown.
+            not what it must withstand; ``"keep plain"``; ``"too few seeds"``: nothing could have been shown;
+            ``"nothing learned"``: nearly all runs predict the same for every row, so there is nothing to compare.
         candidate: what to use, or what leads so far; ``"none"`` for plain training.
         sentence: the same for people, with the figures. Plain text: escape it where names could be markup.
     """
@@ -42,10 +47,18 @@ def verdict(statistics: CellStatistics) -> Verdict:
     pairs = max((row.against_plain.n for row in methods if row.against_plain), default=0)
     if pairs == 0:
         return Verdict("too few seeds", BASELINE, _nothing(statistics))
+    if _learned_nothing(statistics):
+        return Verdict("nothing learned", BASELINE, _constant(statistics))
     leader = max(methods, key=_gain)
-    if pairs < seeds_needed():
+    if pairs < seeds_needed(len(methods)):
         ahead = leader.candidate if _gain(leader) > 0 else BASELINE
         return Verdict("too few seeds", ahead, _too_few(statistics, leader, pairs))
+    return _judged(statistics, leader)
+
+
+def _judged(statistics: CellStatistics, leader: CandidateStatistics) -> Verdict:
+    """What the tests say, where the seeds suffice for them to say anything."""
+    methods = statistics.methods
     better = [row for row in methods if row.finding == "better"]
     lasting = [row for row in better if not _longer_does_as_well(row)]
     if lasting:
@@ -57,8 +70,8 @@ def verdict(statistics: CellStatistics) -> Verdict:
     near = [row for row in methods if _leads(row)]
     if near:
         best = max(near, key=_gain)
-        return Verdict("promising", best.candidate, _promising(statistics, best, pairs))
-    return Verdict("keep plain", BASELINE, _keep(statistics, leader, pairs))
+        return Verdict("promising", best.candidate, _promising(statistics, best))
+    return Verdict("keep plain", BASELINE, _keep(statistics, leader))
 
 
 def headline(found: Iterable[tuple[CellStatistics, Verdict]]) -> str:
@@ -70,7 +83,7 @@ def headline(found: Iterable[tuple[CellStatistics, Verdict]]) -> str:
     if len(pairs) == 1:
         return pairs[0][1].sentence
     parts = []
-    for kind in ("use", "promising", "keep plain", "too few seeds"):
+    for kind in ("use", "promising", "keep plain", "too few seeds", "nothing learned"):
         places = [_place(cell, verdict) for cell, verdict in pairs if verdict.kind == kind]
         if places:
             parts.append(f"{kind} in {len(places)} of {len(pairs)} ({', '.join(places)})")
@@ -107,14 +120,31 @@ def _nothing(statistics: CellStatistics) -> str:
     )
 
 
+def _learned_nothing(statistics: CellStatistics) -> bool:
+    rows = [row for row in statistics.rows if row.summary.n]
+    return all(sum(row.constant.values()) >= NEARLY_ALL * row.summary.n for row in rows)
+
+
+def _constant(statistics: CellStatistics) -> str:
+    found = sum((Counter(row.constant) for row in statistics.rows), Counter())
+    runs = sum(row.summary.n for row in statistics.rows)
+    many = f"all {runs} runs" if found.total() == runs else f"{found.total()} of {runs} runs"
+    return (
+        f"Nothing was learned: {many} {in_words(found, statistics.task)}; raise the learning rates or the epochs, "
+        f"or give more rows.{_lost(statistics.rows)}"
+    )
+
+
 def _too_few(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> str:
     needed = seeds_needed(len(statistics.methods))
     ahead = f"{leader.candidate} is ahead" if _gain(leader) > 0 else "no method is ahead of plain training"
     figures = f" by {_amount(statistics, leader)}" if _gain(leader) > 0 else ""
+    count = len(statistics.methods)
+    after = " after Holm's correction" if count > 1 else ""
     return (
         f"Too few seeds: with {pairs} paired seed{'s' * (pairs != 1)} no p < {ALPHA} is possible, whatever the scores "
-        f"(the smallest p is {_p(smallest_p(pairs))}); {_methods(statistics)} {_need(statistics)} at least {needed} "
-        "seeds. "
+        f"(the smallest p is {_p(min(1.0, count * smallest_p(pairs)))}{after}); {_methods(statistics)} "
+        f"{_need(statistics)} at least {needed} seeds. "
         f"So far {ahead}{figures}.{_lost(statistics.rows)}"
     )
 
@@ -138,7 +168,7 @@ def _longer(statistics: CellStatistics, best: CandidateStatistics) -> str:
     )
 
 
-def _promising(statistics: CellStatistics, best: CandidateStatistics, pairs: int) -> str:
+def _promising(statistics: CellStatistics, best: CandidateStatistics) -> str:
     found, worst = best.against_plain, best.worst_case
     assert found is not None
     own = f"{best.candidate} is ahead of plain training by {_amount(statistics, best)} on {statistics.split}"
@@ -150,12 +180,10 @@ def _promising(statistics: CellStatistics, best: CandidateStatistics, pairs: int
         but = "but not if the runs that failed count as the worst score"
     else:
         but = "but it is not beyond chance if the runs that failed count as the worst score"
-    return (
-        f"Promising, not shown: {own} (p = {_p(found.p)}), {but}.{_reach(statistics, pairs)}{_lost(statistics.rows)}"
-    )
+    return f"Promising, not shown: {own} (p = {_p(found.p)}), {but}.{_lost(statistics.rows)}"
 
 
-def _keep(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> str:
+def _keep(statistics: CellStatistics, leader: CandidateStatistics) -> str:
     if _gain(leader) > 0:
         why = f"the best method, {leader.candidate}, gains {_amount(statistics, leader)}, which may be chance"
         why += f" ({_evidence(statistics, leader)})"
@@ -165,9 +193,7 @@ def _keep(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -
         why = "no method has a higher mean" if statistics.greater_is_better else "no method has a lower mean"
     worse = ", ".join(row.candidate for row in statistics.methods if row.finding == "worse")
     clause = f" Worse beyond chance: {worse}." if worse else ""
-    return (
-        f"Keep plain training: on {statistics.split} {why}.{clause}{_reach(statistics, pairs)}{_lost(statistics.rows)}"
-    )
+    return f"Keep plain training: on {statistics.split} {why}.{clause}{_lost(statistics.rows)}"
 
 
 def _evidence(statistics: CellStatistics, row: CandidateStatistics) -> str:
@@ -212,16 +238,6 @@ def too_few_seeds(seeds: int, methods: int) -> str:
     return (
         f"With {seeds} paired seeds no p < {ALPHA} is possible, whatever the scores: {needed} are the least for {of}."
     )
-
-
-def _reach(statistics: CellStatistics, pairs: int) -> str:
-    """That the seeds were too few for so many methods, where that is so."""
-    count = len(statistics.methods)
-    needed = seeds_needed(count)
-    if pairs >= needed:
-        return ""
-    corrected = f"no p < {ALPHA} is possible after Holm's correction over {count} methods"
-    return f" With {pairs} paired seeds {corrected}: {needed} are needed."
 
 
 def _lost(rows: Iterable[CandidateStatistics]) -> str:

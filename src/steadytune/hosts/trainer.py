@@ -21,7 +21,7 @@ from steadytune.core.explain import Explanation
 from steadytune.core.low_memory import Memory
 from steadytune.core.scaling import scales_by_items
 from steadytune.core.stack import Stack
-from steadytune.core.state import FILE_NAME, require_sealed
+from steadytune.core.state import FILE_NAME, require_checkpoint, require_sealed
 from steadytune.hosts.checkpoints import StackCallback, written_whole
 from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
 from steadytune.hosts.loss_in_parts import loss_in_parts
@@ -109,12 +109,12 @@ class SteadyMixin(_Base):
     def _folder_to_resume(self, resume: str | bool | None) -> str | None:
         if not resume:
             return None
-        folder = get_last_checkpoint(self.args.output_dir or "") if isinstance(resume, bool) else str(resume)
-        if folder is not None and self.stack.methods and not (Path(folder) / FILE_NAME).is_file():
-            raise CheckpointError(
-                f"{folder} holds no {FILE_NAME}: it was written without steadytune or not to its end. "
-                "Resume from an earlier checkpoint, or start a new run."
-            )
+        output = Path(self.args.output_dir or ".")
+        if isinstance(resume, bool) and not output.is_dir():
+            raise CheckpointError(f"There is no folder {output} to resume from: start a new run, without resuming.")
+        folder = get_last_checkpoint(str(output)) if isinstance(resume, bool) else str(resume)
+        if folder is not None and self.stack.methods:
+            require_checkpoint(Path(folder))
         if self._has_state(folder):
             require_sealed(Path(str(folder)))
         return folder

@@ -14,6 +14,7 @@ from steadytune.core.method import LossMethod, hyperparameter
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+from steadytune.methods.dropout import warn_if_not_felt
 from steadytune.methods.smoothness import worst_divergence
 
 
@@ -66,7 +67,7 @@ class Alum(LossMethod):
 
     def term(self, step: Step) -> PerItem:
         """Divergence between the clean output and the output at the worst perturbation found."""
-        return worst_divergence(
+        values = worst_divergence(
             step,
             step.normal_noise(self.noise_std, site=self.layer),
             steps=self.ascent_steps,
@@ -75,6 +76,16 @@ class Alum(LossMethod):
             masks=self.masks,
             site=self.layer,
         )
+        warn_if_not_felt(
+            self.name,
+            values,
+            step,
+            weight=self.weight,
+            radius=self.radius,
+            masks=self.masks,
+            larger="alum(radius=1e-2, noise_std=1e-3, step_size=1e-1)",
+        )
+        return values
 
     def cost(self) -> Cost:
         """K passes up, each back to the perturbed layer alone, and one more pass with its backward."""

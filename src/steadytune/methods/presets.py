@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
-from steadytune.core.method import LossMethod, Method
+from steadytune.core.method import LossMethod, Method, refuse_unknown_settings
 from steadytune.core.step import Masks
 from steadytune.methods.bregman import Bregman
 from steadytune.methods.r3f import R3F
@@ -37,6 +39,7 @@ class _Smart:
             beta: decay of the teacher's average after the first 10 % of the updates.
             smoothness: other settings of `Smoothness`, such as ``radius`` or ``masks``.
         """
+        _refuse_unknown("smart", smoothness, Smoothness, "proximal_weight", "beta")
         return (Smoothness(weight=weight, **smoothness), Bregman(weight=proximal_weight, beta=beta))
 
     def __repr__(self) -> str:
@@ -80,6 +83,7 @@ class _Smart:
             >>> Stack([smart.frugal()]).explain().relative_cost
             1.25
         """
+        _refuse_unknown("smart.frugal", smoothness, Smoothness, "proximal_weight")
         return (
             Smoothness(weight=weight, one_in=one_in, **smoothness),
             Bregman(weight=proximal_weight, every=one_in),
@@ -98,6 +102,11 @@ class _Smart:
         return (
             Smoothness(weight=weight, radius=1.0, noise_std=1e-5, step_size=1e-3, ascent_steps=1, projection="token"),
         )
+
+
+def _refuse_unknown(preset: str, given: Iterable[str], method: type[Method], *others: str) -> None:
+    """Name the preset, where the method that its settings go to would name itself."""
+    refuse_unknown_settings(preset, given, [*(f.name for f in fields(method)), *others])
 
 
 smart = _Smart()
@@ -123,6 +132,7 @@ def r4f(weight: float = 1.0, **r3f: Any) -> tuple[Method, ...]:
         weight: lambda, factor of R3F's term.
         r3f: other settings of `R3F`.
     """
+    _refuse_unknown("r4f", r3f, R3F)
     return (R3F(weight=weight, **r3f), SpectralNorm())
 
 

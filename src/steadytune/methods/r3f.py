@@ -12,6 +12,7 @@ from steadytune.core.method import Cost, LossMethod, hyperparameter
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+from steadytune.methods.dropout import warn_if_not_felt
 
 Noise = Literal["uniform", "normal"]
 
@@ -48,7 +49,17 @@ class R3F(LossMethod):
         """Divergence between the clean output and the output under noise."""
         draw = step.uniform_noise if self.noise == "uniform" else step.normal_noise
         noisy = step.logits(draw(self.radius), masks=self.masks)
-        return step.per_item(step.divergence(noisy, step.logits()))
+        values = step.per_item(step.divergence(noisy, step.logits()))
+        warn_if_not_felt(
+            self.name,
+            values,
+            step,
+            weight=self.weight,
+            radius=self.radius,
+            masks=self.masks,
+            larger="r3f(radius=1e-1)",
+        )
+        return values
 
     def cost(self) -> Cost:
         """One more pass with its backward."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadytune.core.errors import HostError
 from steadytune.core.method import TASK_LOSS, Cost, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Step
 from steadytune.core.training import Training
+from steadytune.methods.dropout import dropout_setting, has_dropout
 
 _NO_DROPOUT = "two dropout masks are compared, and the check's model has no dropout, which is refused"
 
@@ -55,7 +56,8 @@ class RDrop(LossMethod):
         if not has_dropout(training.model):
             raise HostError(
                 f"r_drop would have no effect: {type(training.model).__name__} has no dropout, so both passes are "
-                "equal. Load the model with a dropout above 0 (such as hidden_dropout_prob=0.1), or leave r_drop out."
+                f"equal. Load the model with a dropout above 0 ({dropout_setting(training.model)}), or leave r_drop "
+                "out."
             )
 
     def term(self, step: Step) -> PerItem:
@@ -85,17 +87,3 @@ class RDrop(LossMethod):
         if self.weight == 0:
             return "measures how far the outputs under two dropout masks differ"
         return "trains on two dropout masks of each batch and keeps their outputs the same"
-
-
-def has_dropout(model: nn.Module) -> bool:
-    """Whether anything in the model is dropped in training: by a dropout layer, or at a rate that a module holds.
-
-    >>> has_dropout(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.1))), has_dropout(nn.Dropout(0.0))
-    (True, False)
-    """
-    return any(
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if "drop" in name or (name == "p" and "drop" in type(module).__name__.lower())
-    )

@@ -17,6 +17,7 @@ from steadytune.core.part import thinned
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+from steadytune.methods.dropout import warn_if_not_felt
 
 
 def worst_divergence(
@@ -130,7 +131,7 @@ class Smoothness(LossMethod):
         return thinned(step, self._whole_term, one_in=self.one_in, every=self.every)
 
     def _whole_term(self, step: Step) -> PerItem:
-        return worst_divergence(
+        values = worst_divergence(
             step,
             step.normal_noise(self.noise_std),
             steps=self.ascent_steps,
@@ -139,6 +140,16 @@ class Smoothness(LossMethod):
             masks=self.masks,
             projection=self.projection,
         )
+        warn_if_not_felt(
+            self.name,
+            values,
+            step,
+            weight=self.weight,
+            radius=self.radius,
+            masks=self.masks,
+            larger="smoothness(radius=1e-2, noise_std=1e-3, step_size=1e-1)",
+        )
+        return values
 
     def cost(self) -> Cost:
         """K passes up, each back to the embeddings alone, and one more pass with its backward; of a part, a part."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.core.errors import DataError, SettingsError, did_you_mean
 from steadytune.tasks import csv_files, json_lines, parquet_files
-from steadytune.tasks.locations import excerpt, file_place, listing, no_rows, row_place
+from steadytune.tasks.faulty_cells import FaultyCells
+from steadytune.tasks.locations import excerpt, file_place, listing, no_rows
 from steadytune.tasks.sources import Source
 from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR
 
@@ -68,18 +69,22 @@ def check_columns(source: Source, columns: Columns) -> None:
         )
 
 
-def read_columns(source: Source, columns: Columns, *, lists: bool = False) -> Table:
+def read_columns(source: Source, columns: Columns, *, lists: bool = False, faults: FaultyCells | None = None) -> Table:
     """Return the rows of a source: `text`, `text_pair` for pairs, and `label` as it is in the file.
 
     With `lists` a label may be a list.
 
-    Raises DataError naming file, row and column for a row without text, and for a file without rows.
+    Raises DataError naming file, rows and column for rows without text, and for a file without rows. With `faults` the
+    rows without text are only added to it.
     """
     table = _read(source, columns, lists)
     if table.num_rows == 0:
         raise no_rows(source.path)
+    found = faults or FaultyCells(source)
     for name in columns.texts:
-        check_filled(source, name, table.column(name))
+        find_unfilled(found, name, table.column(name))
+    if faults is None:
+        found.refuse()
     names = {columns.text: TEXT, columns.label: LABEL, columns.text_pair: TEXT_PAIR}
     return table.rename_columns([names[name] for name in table.column_names])
 
@@ -94,8 +99,7 @@ def read_texts(source: Source, names: Sequence[str]) -> Table:
         table = csv_files.read(source, names)
     if table.num_rows == 0:
         raise no_rows(source.path)
-    for name in names:
-        check_filled(source, name, table.column(name))
+    check_filled(source, names, table)
     return table
 
 
@@ -149,19 +153,22 @@ def _other_delimiter(source: Source, found: list[str]) -> str:
     return ""
 
 
-def check_filled(source: Source, name: str, column: ChunkedArray) -> None:
-    """Raise DataError for the first text that is null, empty or only white space."""
+def check_filled(source: Source, names: Sequence[str], table: Table) -> None:
+    """Raise DataError for texts of these columns that are null, empty or only white space, all at once."""
+    faults = FaultyCells(source)
+    for name in names:
+        find_unfilled(faults, name, table.column(name))
+    faults.refuse()
+
+
+def find_unfilled(faults: FaultyCells, name: str, column: ChunkedArray) -> None:
+    """Add the texts that are null, empty or only white space."""
     from pyarrow import compute
 
     arrow: Any = compute
-    row = first_true(arrow.is_null(column)) if column.null_count else None
-    if row is not None:
-        raise DataError(f"{row_place(source.path, row + 1, name)}: the text is missing; fill it in or remove the row.")
-    row = first_true(arrow.equal(arrow.binary_length(column), 0))
-    if row is not None:
-        raise DataError(f"{row_place(source.path, row + 1, name)}: the text is empty; fill it in or remove the row.")
-    row = first_true(arrow.utf8_is_space(column))
-    if row is not None:
-        raise DataError(
-            f"{row_place(source.path, row + 1, name)}: the text is only white space; fill it in or remove the row."
-        )
+    remedy = "fill it in or remove the row"
+    if column.null_count:
+        faults.add(name, "text", "is missing", remedy, arrow.is_null(column))
+        column = arrow.fill_null(column, "x")
+    faults.add(name, "text", "is empty", remedy, arrow.equal(arrow.binary_length(column), 0))
+    faults.add(name, "text", "is only white space", remedy, arrow.utf8_is_space(column))

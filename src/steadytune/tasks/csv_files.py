@@ -11,10 +11,10 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from steadytune.core.errors import DataError
-from steadytune.tasks.locations import excerpt, file_place, no_rows, row_place
+from steadytune.tasks.locations import excerpt, file_place, no_rows, numbered, row_place
 from steadytune.tasks.sources import Source, text_buffer
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def _refuse_faulty_rows(source: Source, buffer: Buffer) -> int:
     text = io.TextIOWrapper(io.BufferedReader(pa.BufferReader(buffer)), encoding="utf-8", newline="")
     row = -1  # the header is row 0
     width = 0
+    ragged: list[tuple[int, int, str]] = []
     with _long_fields():
         try:
             for fields in csv.reader(text, delimiter=source.delimiter, strict=True):
@@ -117,12 +118,10 @@ def _refuse_faulty_rows(source: Source, buffer: Buffer) -> int:
                 row += 1
                 width = width or len(fields)
                 if len(fields) != width:
-                    raise DataError(
-                        f"{row_place(source.path, row)}: {len(fields)} fields where the header has {width} "
-                        f"({excerpt(source.delimiter.join(fields))}); put a field that holds "
-                        f"{'a tab' if source.format == 'tsv' else 'a comma'}, a quote or a line end in double quotes."
-                    )
+                    ragged.append((row, len(fields), source.delimiter.join(fields) if not ragged else ""))
         except csv.Error as error:
+            if ragged:  # what comes first in the file is told first
+                _refuse_ragged(source, ragged, width)
             place = row_place(source.path, row + 1) if row >= 0 else f"{file_place(source.path)}, header"
             unclosed = "end of data" in str(error)
             problem = "is never closed" if unclosed else "is closed in the middle of the field"
@@ -130,7 +129,21 @@ def _refuse_faulty_rows(source: Source, buffer: Buffer) -> int:
                 f"{place}: a double quote that opens a field {problem}; write a quote inside a field twice and "
                 "put the field in double quotes."
             ) from None
+    if ragged:
+        _refuse_ragged(source, ragged, width)
     return row
+
+
+def _refuse_ragged(source: Source, ragged: list[tuple[int, int, str]], width: int) -> NoReturn:
+    """Raise DataError about rows, each with its number of fields; the first with its content."""
+    row, fields, content = ragged[0]
+    others = [row - 1 for row, _, _ in ragged[1:]]
+    more = f" Also ragged: {numbered(others)}." if others else ""
+    raise DataError(
+        f"{row_place(source.path, row)}: {fields} fields where the header has {width} ({excerpt(content)}); put a "
+        f"field that holds {'a tab' if source.format == 'tsv' else 'a comma'}, a quote or a line end in double quotes."
+        f"{more}"
+    )
 
 
 def _place_after(source: Source, prefix: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from steadytune.core.errors import DataError
 from steadytune.tasks.columns import Columns, check_columns, choose_columns, column_names, read_columns, read_texts
+from steadytune.tasks.faulty_cells import FaultyCells
 from steadytune.tasks.labels import LabelCode, decide, encode, read_labels
 from steadytune.tasks.locations import file_place
 from steadytune.tasks.sources import Source
@@ -80,8 +81,9 @@ class TextReader:
         """See `FileReader`."""
         import pyarrow as pa
 
-        raw = read_columns(source, self.columns)
-        labels = read_labels(source, self.columns.label, raw.column(LABEL), self.code, self.asked)
+        faults = FaultyCells(source)
+        raw = read_columns(source, self.columns, faults=faults)
+        labels = read_labels(faults, self.columns.label, raw.column(LABEL), self.code, self.asked)
         self.code = self.code or decide(labels, self.asked)
         names = [name for name in (TEXT, TEXT_PAIR) if name in raw.column_names]
         values: list[Any] = [raw.column(name) for name in names]

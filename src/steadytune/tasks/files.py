@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from steadytune.core.errors import DataError, SettingsError, did_you_mean
 from steadytune.tasks.file_readers import FileReader, reader_for
-from steadytune.tasks.locations import excerpt, file_place, listing
+from steadytune.tasks.locations import excerpt, file_place, listing, numbered
 from steadytune.tasks.sources import Source, open_source
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
@@ -16,6 +16,7 @@ from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts,
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
     from pyarrow import ChunkedArray, Table
 
 #: The heads that files can be for.
@@ -74,18 +75,38 @@ def load_files(
     tables = {split: _read(reader, source) for split, source in sources.items()}
     read = {split: table.num_rows for split, table in tables.items()}
     notes = [] if head or reader.head != "regression" else [f"Regression, because {reader.reason}."]
+    held_out = None
     if "validation" not in tables:
-        tables = _hold_out(tables, sources["train"], reader.head, seed)
+        tables, held_out = _hold_out(tables, sources["train"], reader.head, seed)
         read["validation"] = read["train"]
+        count = tables["validation"].num_rows
         notes.append(
-            f"No validation file: {tables['validation'].num_rows} of the {read['train']} training rows are held out "
-            f"for validation (seed {seed})."
+            f"No validation file: {count} of the {read['train']} training rows {'is' if count == 1 else 'are'} held "
+            f"out for validation (seed {seed})."
         )
-    notes += _overlap_notes(tables, reader.head)
+    notes += _overlap_notes(tables, sources, held_out, reader.head)
     notes += _rare_class_notes(tables["train"], reader)
     task = _task(sources, reader, asked=head is not None)
     counts = {split: RowCounts(read[split], table.num_rows) for split, table in tables.items()}
     return TaskData(task, {split: dataset_of(table) for split, table in tables.items()}, (), counts, tuple(notes))
+
+
+def training_rows(
+    train_file: str | Path,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    head: Head | None = None,
+) -> Dataset:
+    """Return every row of the training file in its order, those that `load_files` would hold out as well.
+
+    Raises DataError and SettingsError as `load_files` does.
+    """
+    source = open_source(train_file)
+    reader = reader_for(source, text_column, text_pair_column, label_column, head)
+    reader.check(source)
+    return dataset_of(_read(reader, source))
 
 
 def _read(reader: FileReader, source: Source) -> Table:
@@ -97,8 +118,11 @@ def _read(reader: FileReader, source: Source) -> Table:
     return table
 
 
-def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -> dict[str, Table]:
-    """Return the tables with a validation split taken from the training rows, which are taken out of `tables`."""
+def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -> tuple[dict[str, Table], np.ndarray]:
+    """Return the tables with a validation split taken from the training rows, and which rows of the file it has.
+
+    The training rows are taken out of `tables`.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -115,7 +139,7 @@ def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -
     parts = {name: _divided(chunks, held_out) for name, chunks in columns.items()}
     pa.default_memory_pool().release_unused()
     kept, validation = (pa.table({name: part[i] for name, part in parts.items()}) for i in (0, 1))
-    return {"train": kept, **tables, "validation": validation}
+    return {"train": kept, **tables, "validation": validation}, rows
 
 
 def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[ChunkedArray, ChunkedArray]:
@@ -133,8 +157,11 @@ def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[ChunkedArray, Chu
     return pa.chunked_array(parts[0], kind), pa.chunked_array(parts[1], kind)
 
 
-def _overlap_notes(tables: Mapping[str, Table], head: Head) -> list[str]:
-    """Say how many rows of the other splits have the very text of a training row."""
+def _overlap_notes(
+    tables: Mapping[str, Table], sources: Mapping[str, Source], held_out: np.ndarray | None, head: Head
+) -> list[str]:
+    """Say how many rows of the other splits have the very text of a training row, and where the first of them are."""
+    import numpy as np
     from pyarrow import compute
 
     arrow: Any = compute
@@ -147,11 +174,14 @@ def _overlap_notes(tables: Mapping[str, Table], head: Head) -> list[str]:
         # of the two sets of texts only the smaller is kept in memory, and what both have
         small, large = (texts, train) if len(texts) < len(train) else (train, texts)
         both = arrow.unique(large.filter(arrow.is_in(large, value_set=small)))
-        shared = arrow.sum(arrow.is_in(texts, value_set=both)).as_py()
-        if shared:
+        shared = np.flatnonzero(np.asarray(arrow.is_in(texts, value_set=both)))
+        if len(shared):
+            rows = held_out[shared] if held_out is not None and split == "validation" else shared
+            file = sources[split if split in sources else "train"].path
             notes.append(
-                f"{shared} of the {table.num_rows} {split} rows have the text of a training row, so the score there "
-                "is not one on unseen text alone."
+                f"{len(shared)} of the {table.num_rows} {split} rows {'has' if len(shared) == 1 else 'have'} the text "
+                f"of a training row ({numbered(rows)} of {file_place(file)}), so the score there is not one on unseen "
+                "text alone."
             )
     return notes
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from steadytune.core.errors import DataError
 from steadytune.tasks.columns import first_true
-from steadytune.tasks.locations import excerpt, file_place, listing, row_place
+from steadytune.tasks.faulty_cells import FaultyCells
+from steadytune.tasks.locations import excerpt, file_place, listing, numbered, row_place
 from steadytune.tasks.sources import Source
 from steadytune.tasks.task import Head
 
@@ -37,9 +38,13 @@ class LabelColumn:
     names: Array | None
     numbers: np.ndarray | None
 
-    def refuse(self, row: int, problem: str) -> NoReturn:
-        """Raise DataError about the label with the given index."""
-        raise DataError(f"{row_place(self.source.path, row + 1, self.column)}: {problem}.")
+    def refuse(self, mask: np.ndarray, problem: str) -> NoReturn:
+        """Raise DataError about the labels for which the mask is true: what is wrong with the first of them."""
+        import numpy as np
+
+        first, *others = map(int, np.flatnonzero(mask))
+        more = f" The same is wrong in {numbered(others)}." if others else ""
+        raise DataError(f"{row_place(self.source.path, first + 1, self.column)}: {problem}.{more}")
 
     def shown(self, row: int) -> str:
         """Return the label with the given index, fit for a message."""
@@ -61,29 +66,30 @@ class LabelCode:
 
 
 def read_labels(
-    source: Source, column: str, values: ChunkedArray, code: LabelCode | None, head: Head | None
+    faults: FaultyCells, column: str, values: ChunkedArray, code: LabelCode | None, head: Head | None
 ) -> LabelColumn:
     """Return a label column as names or numbers.
 
-    `code` is that of the training labels when the column belongs to another split. Raises DataError naming the first
-    row without label, with a number that is not finite, or with a name among numbers.
+    `faults` holds what is wrong with the texts of the file, `code` is that of the training labels when the column
+    belongs to another split. Raises DataError for those texts, for rows without label, with a number that is not
+    finite, or with a name among numbers.
     """
     import pyarrow as pa
     from pyarrow import compute
 
     arrow: Any = compute
+    source = faults.source
     place = LabelColumn(source, column, None, None)
-    row = first_true(arrow.is_null(values)) if values.null_count else None
-    if row is not None:
-        place.refuse(row, f"the label is missing; {_REMEDY_UNLABELLED}")
+    if values.null_count:
+        faults.add(column, "label", "is missing", _REMEDY_UNLABELLED, arrow.is_null(values))
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.string())
     if not pa.types.is_string(values.type):
+        faults.refuse()
         return LabelColumn(source, column, None, _finite(place, values.cast(pa.float64(), safe=False).to_numpy()))
     names = arrow.utf8_trim_whitespace(values).combine_chunks()
-    row = first_true(arrow.equal(names, ""))
-    if row is not None:
-        place.refuse(row, f"the label is empty; {_REMEDY_UNLABELLED}")
+    faults.add(column, "label", "is empty", _REMEDY_UNLABELLED, arrow.equal(names, "").fill_null(False))
+    faults.refuse()
     named = LabelColumn(source, column, names, None)
     if code is not None and code.class_numbers is None and code.head == "classification":
         return named
@@ -104,9 +110,10 @@ def read_labels(
 def _finite(place: LabelColumn, numbers: np.ndarray) -> np.ndarray:
     import numpy as np
 
-    row = first_true(~np.isfinite(numbers))
+    faulty = ~np.isfinite(numbers)
+    row = first_true(faulty)
     if row is not None:
-        place.refuse(row, f"the label is {numbers[row]}, not a finite number; {_REMEDY_UNLABELLED}")
+        place.refuse(faulty, f"the label is {numbers[row]}, not a finite number; {_REMEDY_UNLABELLED}")
     return numbers
 
 
@@ -114,18 +121,18 @@ def _refuse_names_among_numbers(
     labels: LabelColumn, readable: np.ndarray, code: LabelCode | None, head: Head | None
 ) -> NoReturn:
     """Raise DataError about names where numbers are needed, or about the rarer of the two where they are mixed."""
-    row = first_true(~readable)
-    assert row is not None
+    faulty = ~readable
+    row = int(faulty.argmax())
     if (code.head if code else head) == "regression":
-        labels.refuse(row, f"the label {labels.shown(row)} is not a number, as regression needs; give a score")
+        labels.refuse(faulty, f"the label {labels.shown(row)} is not a number, as regression needs; give a score")
     if code is not None:
-        _refuse_unseen(labels, row, code)
+        _refuse_unseen(labels, faulty, code)
     count = int(readable.sum())
     kinds = ("a name", "numbers")
     if count < len(readable) - count:
-        row, kinds = int(readable.argmax()), ("a number", "names")
+        faulty, row, kinds = readable, int(readable.argmax()), ("a number", "names")
     labels.refuse(
-        row,
+        faulty,
         f"the label {labels.shown(row)} is {kinds[0]} where most are {kinds[1]}; "
         "give all labels as names or all as numbers",
     )
@@ -148,9 +155,10 @@ def decide(labels: LabelColumn, head: Head | None) -> LabelCode:
         return LabelCode("classification", classes, None, None, f"{where} names")
     assert labels.numbers is not None
     distinct = np.unique(labels.numbers)
-    fraction = first_true((labels.numbers % 1 != 0) | (np.abs(labels.numbers) >= _LARGEST_CLASS_NUMBER))
+    fractions = (labels.numbers % 1 != 0) | (np.abs(labels.numbers) >= _LARGEST_CLASS_NUMBER)
+    fraction = first_true(fractions)
     if head == "classification" and fraction is not None:
-        labels.refuse(fraction, f"the label {labels.shown(fraction)} is no class number; choose the head regression")
+        labels.refuse(fractions, f"the label {labels.shown(fraction)} is no class number; choose the head regression")
     if head is None and fraction is None and len(distinct) > MOST_CLASSES_GUESSED:
         raise DataError(
             f"{file_place(labels.source.path)}, column {excerpt(labels.column)}: {len(distinct)} different whole "
@@ -187,7 +195,7 @@ def encode(labels: LabelColumn, code: LabelCode) -> np.ndarray:
     if code.class_numbers is not None:
         assert labels.numbers is not None
         places = np.searchsorted(code.class_numbers, labels.numbers).clip(max=len(code.class_numbers) - 1)
-        unseen = first_true(code.class_numbers[places] != labels.numbers)
+        unseen = code.class_numbers[places] != labels.numbers
     else:
         names = labels.names
         if names is None:
@@ -195,10 +203,11 @@ def encode(labels: LabelColumn, code: LabelCode) -> np.ndarray:
             distinct, inverse = np.unique(labels.numbers, return_inverse=True)
             names = pa.array([f"{number:.15g}" for number in distinct]).take(pa.array(inverse))
         found = arrow.index_in(names, value_set=pa.array(code.label_names, pa.string()))
-        unseen = first_true(arrow.is_null(found)) if found.null_count else None
+        unseen = np.asarray(arrow.is_null(found))
         places = found.fill_null(0).to_numpy(zero_copy_only=False)
-    if unseen is not None:
-        if labels.numbers is not None and labels.numbers[unseen] == UNLABELLED:
+    row = first_true(unseen)
+    if row is not None:
+        if labels.numbers is not None and labels.numbers[row] == UNLABELLED:
             _refuse_unlabelled(labels)
         _refuse_unseen(labels, unseen, code)
     return places.astype(np.int64)
@@ -214,17 +223,15 @@ def _check_several(labels: LabelColumn, distinct: list[str]) -> None:
 
 def _refuse_unlabelled(labels: LabelColumn) -> NoReturn:
     assert labels.numbers is not None
-    row = first_true(labels.numbers == UNLABELLED)
-    assert row is not None
     labels.refuse(
-        row,
+        labels.numbers == UNLABELLED,
         f"the label -1 marks an unlabelled row; {_REMEDY_UNLABELLED}, or write the labels as names if it is a class",
     )
 
 
-def _refuse_unseen(labels: LabelColumn, row: int, code: LabelCode) -> NoReturn:
+def _refuse_unseen(labels: LabelColumn, unseen: np.ndarray, code: LabelCode) -> NoReturn:
     labels.refuse(
-        row,
-        f"the label {labels.shown(row)} was never seen in training, where the labels are "
+        unseen,
+        f"the label {labels.shown(int(unseen.argmax()))} was never seen in training, where the labels are "
         f"{listing(list(code.label_names or ()))}; correct it or add training rows with it",
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from steadytune.core.errors import DataError
 
 LONGEST_EXCERPT = 60
 MOST_LISTED = 20
+MOST_ROWS = 10
 
 
 def excerpt(value: object) -> str:
@@ -46,6 +48,20 @@ def row_place(path: Path, row: int, column: str | None = None) -> str:
     """
     place = f"{file_place(path)}, data row {row} (counted from 1 after any header)"
     return place if column is None else f"{place}, column {excerpt(column)}"
+
+
+def numbered(rows: Iterable[int]) -> str:
+    """Name data rows by their indices from 0, counted from 1: at most 10 of them.
+
+    >>> numbered([17]), numbered([17, 87, 202])
+    ('data row 18', 'data rows 18, 88, 203')
+    >>> numbered(range(12))
+    'data rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 2 more'
+    """
+    found = [int(row) + 1 for row in rows]
+    rest = len(found) - MOST_ROWS
+    more = f" and {rest:,} more" if rest > 0 else ""
+    return f"data row{'s' * (len(found) > 1)} {', '.join(map(str, found[:MOST_ROWS]))}{more}"
 
 
 def no_rows(path: Path) -> DataError:

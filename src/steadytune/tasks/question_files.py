@@ -52,8 +52,7 @@ class QuestionReader:
         table = _read_nested(source) if source.format == "squad" else self._read_flat(source)
         if table.num_rows == 0:
             raise no_rows(source.path)
-        for name in (QUESTION, CONTEXT):
-            check_filled(source, name, table.column(name))
+        check_filled(source, (QUESTION, CONTEXT), table)
         column = table.column(ANSWERS)
         if column.null_count:
             row = int(np.flatnonzero(np.asarray(column.is_null()))[0])

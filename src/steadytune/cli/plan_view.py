@@ -1,0 +1,44 @@
+"""The plan of a comparison as tables: `steadytune compare --plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from steadytune.cli.console import PlainTable, show_lines
+from steadytune.experiments.report_text import label, rate, ratio, size
+
+if TYPE_CHECKING:
+    from steadytune.experiments.compare_plan import ComparisonPlan, PlannedCell
+
+
+def show_plan(console: Console, plan: ComparisonPlan) -> None:
+    """Print a table for every task and size, and what all of them take."""
+    for cell in plan.cells:
+        console.print(_table(cell))
+    for note in plan.notes:
+        show_lines(console, note)
+    chosen = f", {plan.choosing} of them to choose settings on validation data" if plan.choosing else ""
+    show_lines(console, f"{plan.runs} runs{chosen}; {plan.made} are made already.")
+    show_lines(
+        console, f"Arithmetic: about {_plain(plan.arithmetic)}, {_plain(plan.arithmetic_left)} of it to be done."
+    )
+    show_lines(console, "Nothing was trained. The same command without --plan does it.")
+
+
+def _plain(runs: float) -> str:
+    return f"{runs:.3g} plain runs" if runs < 1000 else f"{runs:,.0f} plain runs"
+
+
+def _table(cell: PlannedCell) -> PlainTable:
+    title = f"{cell.task}, {size(cell.train_size)}: {cell.train_rows:,} training rows, {cell.updates:,} updates a run"
+    table = PlainTable(title=title, title_justify="left", header_style="bold")
+    table.add_column("candidate", overflow="fold")
+    for name in ("learning rate", "cost", "to choose", "to compare", "made"):
+        table.add_column(name, justify="right")
+    for row in cell.candidates:
+        chosen = rate(row.learning_rate) if row.learning_rate is not None else "to be chosen"
+        counts = (str(row.choosing), str(row.compared), str(row.made))
+        table.add_row(label(row.label), chosen, ratio(row.cost), *counts)
+    return table

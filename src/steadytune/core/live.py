@@ -1,0 +1,64 @@
+"""Which stack is at work on which model, so that a second one does not train it as well without a word."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from typing import Protocol
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+from torch import nn
+
+from steadytune.core.errors import HostError
+from steadytune.core.method import LossMethod, Method, WeightMethod
+
+
+class Holder(Protocol):
+    """What is at work on a model: a stack."""
+
+    methods: tuple[Method, ...]
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether it was prepared with this model and is neither finished nor closed."""
+        ...
+
+
+_AT_WORK: WeakKeyDictionary[nn.Module, ReferenceType[Holder]] = WeakKeyDictionary()
+
+
+def refuse_second(stack: Holder, model: nn.Module) -> None:
+    """Refuse a model that another stack is at work on.
+
+    Not counted are stacks that leave nothing to undo: no methods, those that change the initial weights alone, and
+    terms of weight 0, which measure.
+
+    Raises:
+        HostError: there is one, which is neither finished nor closed.
+    """
+    if not _acts(stack.methods) or _other(stack, model) is None:
+        return
+    gc.collect()  # one that nobody can reach any more, such as that of a Trainer that was thrown away
+    other = _other(stack, model)
+    if other is not None:
+        names = " + ".join(m.name for m in other.methods)
+        raise HostError(
+            f"Another stack ({names}) is at work on this {type(model).__name__}, and both would act in every step: "
+            "put all methods into one Stack, or call finish() or close() on the first one. If it is lost, load the "
+            "model anew."
+        )
+
+
+def claim(stack: Holder, model: nn.Module) -> None:
+    """Note that the stack is at work on the model, for as long as it `holds` it."""
+    if _acts(stack.methods):
+        _AT_WORK[model] = ref(stack)
+
+
+def _other(stack: Holder, model: nn.Module) -> Holder | None:
+    known = _AT_WORK.get(model)
+    found = None if known is None else known()
+    return found if found is not None and found is not stack and found.holds(model) else None
+
+
+def _acts(methods: Iterable[Method]) -> bool:
+    return any(not isinstance(m, WeightMethod) and not (isinstance(m, LossMethod) and m.weight == 0) for m in methods)

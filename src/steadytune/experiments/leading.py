@@ -1,0 +1,35 @@
+"""Which candidate leads while a comparison goes on, by validation data alone: the test splits are for the end."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+
+from steadytune.experiments.cells import CellPlan
+from steadytune.experiments.records import RunRecord
+
+
+def leader(cell: CellPlan, records: Iterable[RunRecord], chosen: Mapping[str, float]) -> str:
+    """The candidate of the best mean so far, in words; empty until two candidates have a score.
+
+    A candidate counts with its chosen learning rate, and until one is chosen with the settings that are best so far:
+    those that it would take now.
+
+    Args:
+        cell: task and size.
+        records: of runs that ended, of other tasks too.
+        chosen: learning rates by candidate, as far as they are chosen.
+    """
+    scores: dict[str, dict[tuple[float, str], list[float]]] = {}
+    for record in records:
+        score = cell.score(record)
+        if score is None or chosen.get(record.candidate, record.learning_rate) != record.learning_rate:
+            continue
+        tried = (record.learning_rate, repr(record.method_settings))
+        scores.setdefault(record.candidate, {}).setdefault(tried, []).append(score)
+    if len(scores) < 2:
+        return ""
+    sign = 1 if cell.greater_is_better else -1
+    best = {name: max(sign * statistics.mean(values) for values in found.values()) for name, found in scores.items()}
+    name = max(best, key=lambda name: best[name])
+    return f"leader {name}, {sign * best[name]:.3f} on validation"

@@ -1,0 +1,56 @@
+"""Which settings belong to which verb, so that a file written for one verb and given to another is told so."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steadytune.experiments.settings import TrainSettings
+
+#: The settings of each verb that has an option per setting, imported for the verb that is called.
+KINDS = {
+    "train": "steadytune.experiments.settings:TrainSettings",
+    "compare": "steadytune.experiments.grid:CompareSettings",
+    "multitask": "steadytune.experiments.multi_task_settings:MultiTaskSettings",
+    "hybrid": "steadytune.experiments.hybrid_settings:HybridSettings",
+}
+
+
+def kind_of(verb: str) -> type[TrainSettings]:
+    """The settings of a verb.
+
+    >>> kind_of("compare").__name__
+    'CompareSettings'
+    """
+    module, name = KINDS[verb].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def verbs_with(names: Iterable[str]) -> list[str]:
+    """The verbs that have all these settings.
+
+    >>> verbs_with(["seeds"]), verbs_with(["tasks"]), verbs_with(["tasks", "fine_tune"]), verbs_with(["sede"])
+    (['compare'], ['compare', 'multitask'], ['multitask'], [])
+    """
+    wanted = set(names)
+    return [verb for verb in KINDS if wanted <= kind_of(verb).model_fields.keys()]
+
+
+def of_another_verb(unknown: list[str], kind: type[TrainSettings], config: object) -> str:
+    """Say whose settings these are and what to do, or nothing where no other verb has them.
+
+    Args:
+        unknown: settings of a file that `kind` does not have.
+        kind: of the verb that was given the file.
+        config: the file.
+    """
+    verbs = verbs_with(unknown) or verbs_with(unknown[:1])
+    if not verbs:
+        return ""
+    of = " and ".join(f"`steadytune {verb}`" for verb in verbs)
+    said = f"{unknown[0]!r} is a setting of {of}: `steadytune {verbs[0]} --config {config}` takes it"
+    if kind is kind_of("train"):
+        return f"{said}; for one run: `steadytune init FILE --verb train --output train.yaml`."
+    return f"{said}."

@@ -40,8 +40,8 @@ def _setting(cell: Cell) -> str:
 
 
 def _table(found: CellStatistics) -> Iterable[str]:
-    yield "| method | rate | mean (sd) | gain, exact 95 % interval | p, Holm | p alone | ahead in | an update |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| method | rate | mean (sd) | gain, exact 95 % interval | p, Holm | p alone | ahead in |"
+    yield "|---|---|---|---|---|---|---|"
     for row in found.rows:
         pair, summary = row.against_plain, row.summary
         gained = ("", "", "", "")
@@ -49,10 +49,9 @@ def _table(found: CellStatistics) -> Iterable[str]:
             holm = "" if row.holm_p is None else f"{row.holm_p:.2g}"
             where = f" {interval(pair.exact_interval)}" if pair.exact_interval else ""
             gained = (f"{signed(pair.mean)}{where}", holm, f"{pair.p:.2g}", f"{pair.wins} of {pair.n}")
-        cost = row.costs.seconds_per_update
         spread = "" if summary.mean is None or summary.sd is None else f"{summary.mean:.3f} ({summary.sd:.3f})"
         rate = "" if row.learning_rate is None else f"{row.learning_rate:g}"
-        cells = (f"`{row.candidate}`", rate, spread, *gained, "" if cost is None else f"{cost:.2f} ×")
+        cells = (f"`{row.candidate}`", rate, spread, *gained)
         yield f"| {' | '.join(cells)} |"
 
 

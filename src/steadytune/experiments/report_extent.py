@@ -14,7 +14,7 @@ METHODS = 8
 #: Seeds that a plot shows one by one.
 SEEDS = 20
 #: Of more runs than this, only so many tasks and training sizes have plots of their own.
-LARGE, CELLS = 1000, 2
+EXTENTS = ((5000, 1), (1000, 2))
 
 Value = TypeVar("Value")
 
@@ -31,7 +31,8 @@ def most_gaining(methods: Sequence[MethodView], most: int = METHODS) -> tuple[Me
 
 def cells_with_plots(cells: Sequence[CellView]) -> int:
     """Of how many tasks and training sizes plots are drawn: all, unless the comparison is large."""
-    return len(cells) if sum(len(view.cell.runs) for view in cells) <= LARGE else min(CELLS, len(cells))
+    runs = sum(len(view.cell.runs) for view in cells)
+    return min(len(cells), next((count for large, count in EXTENTS if runs > large), len(cells)))
 
 
 def some(by_seed: Mapping[int, Value], most: int = SEEDS) -> dict[int, Value]:

@@ -1,7 +1,8 @@
 """The table of evidence in the README: what every comparison kept in benchmarks/results says, from its scores.
 
-Read are all ``*.csv`` that `steadytune compare` wrote (``report.csv``), and the older ``movie_reviews_500.json``. To
-add a comparison, copy its report.csv there and run ``make docs``.
+Read are all ``*.csv`` that `steadytune compare` wrote (``report.csv``), of the folder ``questions`` the two that are
+about the papers' own methods, and the older ``movie_reviews_500.json``. To add a comparison, copy its report.csv
+there and run ``make docs``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from steadytune.experiments.statistics import CandidateStatistics, CellStatistic
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 #: Of these less is better.
 ERRORS = frozenset({"loss", "mse", "mae"})
+#: Of the four questions those whose methods are the two papers'; made beside other work, so times are not told.
+MAIN_QUESTIONS = ("question-3", "question-4")
 COSTS = ("seconds", "seconds_per_update", "peak_memory_bytes")
 HEADER = "task,train_size,stage,candidate"
 
@@ -34,8 +37,9 @@ def evidence_table(folder: Path = RESULTS, *, linked: bool = True) -> list[str]:
         "| data | method | seeds | plain | gain, 95 % interval | p | an update costs |",
         "|---|---|---|---|---|---|---|",
     ]
-    for path, cell in kept_cells(folder):
-        lines += _rows(compare_cell(cell), path, linked=linked)
+    for path, cell in (*kept_cells(folder), *kept_cells(folder / "questions")):
+        if path.parent == folder or path.stem in MAIN_QUESTIONS:
+            lines += _rows(compare_cell(cell), path.relative_to(RESULTS), linked=linked)
     return lines
 
 
@@ -113,10 +117,10 @@ def _older_cell(content: Mapping[str, Any]) -> Cell:
 def _rows(found: CellStatistics, path: Path, *, linked: bool) -> Iterable[str]:
     plain = found.row(BASELINE).summary
     size = f", {found.train_size} rows" if found.train_size else ""
-    data = f"[{found.task}{size}](benchmarks/results/{path.name})" if linked else f"{found.task}{size}"
+    data = f"[{found.task}{size}](benchmarks/results/{path})" if linked else f"{found.task}{size}"
     for row in found.methods:
         cells = (f"{data}, {found.metric}", f"`{row.candidate}`", _seeds(row), _score(plain.mean), _gain(row), _p(row))
-        yield f"| {' | '.join(cells)} | {_cost(row)} |"
+        yield f"| {' | '.join(cells)} | {_cost(row, path)} |"
 
 
 def _seeds(row: CandidateStatistics) -> str:
@@ -142,6 +146,6 @@ def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _cost(row: CandidateStatistics) -> str:
-    ratio = row.costs.seconds_per_update
+def _cost(row: CandidateStatistics, path: Path) -> str:
+    ratio = None if path.stem in MAIN_QUESTIONS else row.costs.seconds_per_update
     return "not kept" if ratio is None else f"{ratio:.2f} ×"

@@ -750,7 +750,7 @@ def test_small_radius_in_16_bit_is_warned_of_once(messages: list[str]) -> None:
     with Stack([smoothness()]) as stack:
         stack.prepare(model)
         stack.loss(model, tiny.batch(2))
-    assert messages == []
+    assert not any("lost to rounding" in message for message in messages)
 
 
 # --- sets of methods ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ ROUNDS = 6
 #: Models that are in memory at a time, the plain one apart.
 AT_A_TIME = 4
 #: In the part `step`, or the same as one that is there.
-ELSEWHERE = ("smoothness", "bregman", "smart", "smart.paper", "smart.mt_dnn", "smart.frugal")
+ELSEWHERE = (*("smoothness", "bregman", "smart", "smart.paper", "smart.mt_dnn", "smart.recommended", "smart.frugal"),)
 
 
 def measure(setting: Setting) -> Found:

@@ -49,6 +49,12 @@ REGISTRY: dict[str, Entry] = {
             presets.smart.mt_dnn,
             "the perturbation of the released code: radius 1 per token, no bregman",
         ),
+        Entry(
+            "smart.recommended",
+            presets.smart.recommended,
+            "smoothness alone: what measured best of smart's parts on few rows",
+            Smoothness,
+        ),
         Entry("smart.frugal", presets.smart.frugal, "smart on a random part of the examples", Smoothness),
         Entry("smoothness", Smoothness, "stays the same under small adversarial moves of the word embeddings"),
         Entry("bregman", Bregman, "stays near a moving average of its own past"),

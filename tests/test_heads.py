@@ -165,10 +165,10 @@ def test_padding_changes_no_term(family, head):
         for name in ("input_ids", "attention_mask", "labels"):
             if name in wide and wide[name].shape[-1:] == batch["input_ids"].shape[-1:]:
                 wide[name] = torch.nn.functional.pad(wide[name], (0, extra), value=-100 if name == "labels" else 0)
-        stack = Stack([smoothness(**FAR), r3f(radius=0.05, masks="same")])
-        stack.prepare(model)
-        stack.loss(model, wide)
-        terms.append(stack.take_logs())
+        with Stack([smoothness(**FAR), r3f(radius=0.05, masks="same")]) as stack:
+            stack.prepare(model)
+            stack.loss(model, wide)
+            terms.append(stack.take_logs())
     assert terms[0]["smoothness"] == pytest.approx(terms[1]["smoothness"], rel=1e-9)
     assert terms[0]["r3f"] == pytest.approx(terms[1]["r3f"], rel=1e-9)
 
@@ -182,16 +182,16 @@ def test_what_is_not_supervised_changes_no_term(family, head):
     fewer["labels"][:, 5:] = -100
     values = []
     for given in (batch, fewer):
-        stack = Stack([r3f(radius=0.05, masks="same")])
-        stack.prepare(model)
-        stack.loss(model, given)
-        values.append(stack.take_logs()["r3f"])
+        with Stack([r3f(radius=0.05, masks="same")]) as stack:
+            stack.prepare(model)
+            stack.loss(model, given)
+            values.append(stack.take_logs()["r3f"])
     assert abs(values[0] - values[1]) > 1e-6
     nothing = dict(batch, labels=torch.full_like(batch["labels"], -100))
-    stack = Stack([r3f(radius=0.05, masks="same")])
-    stack.prepare(model)
-    stack.loss(model, nothing)
-    assert stack.take_logs()["r3f"] == 0
+    with Stack([r3f(radius=0.05, masks="same")]) as stack:
+        stack.prepare(model)
+        stack.loss(model, nothing)
+        assert stack.take_logs()["r3f"] == 0
 
 
 @pytest.mark.parametrize("head", ["causal LM", "question answering", "token classification"])

@@ -220,7 +220,7 @@ def test_the_order_of_rows_is_that_of_the_seed_alone(settings, give) -> None:
     """Losses of the first update, before any weight differs: the same rows with every method."""
     give(heads.data("classification"))
     first = {}
-    for methods in ("none", "smart", "r_drop"):
+    for methods in ("none", "smart", "r3f"):  # r_drop's task loss is that of both its passes
         for grouped in (True, False):
             folder = train(
                 settings("bert", f"{methods}-{grouped}", methods=methods, group_by_length=grouped, max_steps=1)
@@ -229,7 +229,7 @@ def test_the_order_of_rows_is_that_of_the_seed_alone(settings, give) -> None:
             first[methods, grouped] = line.get("task_loss", line["loss"])
     for grouped in (True, False):
         assert first["none", grouped] == pytest.approx(first["smart", grouped], rel=1e-6)
-        assert first["none", grouped] == pytest.approx(first["r_drop", grouped], rel=1e-6)
+        assert first["none", grouped] == pytest.approx(first["r3f", grouped], rel=1e-6)
     assert first["none", True] != first["none", False]
 
 

@@ -300,7 +300,8 @@ def train(bundle: Path, plan: dict[str, Any], one: dict[str, Any], rows: dict[st
         schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * updates), updates)
 
         def update() -> None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
+            if settings["max_grad_norm"] > 0:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
             optimizer.step()
             optimizer.zero_grad()
 

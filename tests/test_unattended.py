@@ -100,12 +100,12 @@ def test_a_run_that_diverges_is_told_from_one_that_fails(unattended, tiny_folder
     data = glue_rows.write_tasks(tmp_path / "data", {"rte": 40}, evaluated=8)
     config = tmp_path / "suite.yaml"
     settings = {"model": str(tiny_folder), "tasks": ["rte"], "train_sizes": ["16"], "seeds": 1, "max_grad_norm": 0}
-    config.write_text(yaml.safe_dump({**settings, "learning_rates": [1e30], "methods": ["smoothness"]}))
+    config.write_text(yaml.safe_dump({**settings, "learning_rates": [1e-3], "methods": ["smoothness"]}))
     unattended.pack(config, None, str(data), tmp_path / "bundle")
     plan = json.loads((tmp_path / "bundle" / "plan.json").read_text())
     todo, done = queue.Queue(), queue.Queue()
-    one = unattended.planned(plan)[0]
-    for item in (one, {**one, "candidate": {**one["candidate"], "names": "unknown"}}, None):
+    one = {**unattended.planned(plan)[0], "rate": 1e30}
+    for item in (one, {**one, "candidate": {**one["candidate"], "names": ["unknown"]}}, None):
         todo.put(item)
     unattended.work(str(tmp_path / "bundle"), todo, done)
     first, second = done.get_nowait(), done.get_nowait()

@@ -161,7 +161,7 @@ def _parameters(folder: Path | None) -> int | None:
     try:
         for path in folder.glob("*.safetensors"):
             with safe_open(path, framework="numpy") as file:
-                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError):  # training will say what is wrong with it
         return None
     return count or None

@@ -76,15 +76,7 @@ class Alum(LossMethod):
             masks=self.masks,
             site=self.layer,
         )
-        warn_if_not_felt(
-            self.name,
-            values,
-            step,
-            weight=self.weight,
-            radius=self.radius,
-            masks=self.masks,
-            larger="alum(radius=1e-2, noise_std=1e-3, step_size=1e-1)",
-        )
+        warn_if_not_felt(self, values, step, larger="alum(radius=1e-2, noise_std=1e-3, step_size=1e-1)")
         return values
 
     def cost(self) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -46,20 +47,37 @@ def dropout_setting(model: nn.Module) -> str:
     return f"{next((name for name in _SETTINGS if hasattr(config, name)), 'dropout')}=0.1"
 
 
-def warn_if_not_felt(
-    name: str, values: PerItem, step: Step, *, weight: float, radius: float, masks: Masks, larger: str
-) -> None:
+class Perturbing(Protocol):
+    """What is asked of a method that compares a perturbed pass with the clean one."""
+
+    name: ClassVar[str]
+
+    @property
+    def weight(self) -> float:
+        """Factor of the term in the loss."""
+        ...
+
+    @property
+    def radius(self) -> float:
+        """Of the perturbation."""
+        ...
+
+    @property
+    def masks(self) -> Masks:
+        """Dropout masks of the perturbed pass."""
+        ...
+
+
+def warn_if_not_felt(method: Perturbing, values: PerItem, step: Step, *, larger: str) -> None:
     """Tell the user, in the first step, when nothing but a tiny perturbation makes two passes differ.
 
     Args:
-        name: of the method.
+        method: with the radius of its perturbation and the dropout masks of the perturbed pass.
         values: its term, unweighted.
         step: the micro-batch.
-        weight: factor of the term.
-        radius: of the perturbation.
-        masks: dropout masks of the perturbed pass.
         larger: settings that are felt, as they would be written.
     """
+    name, weight, radius, masks = method.name, method.weight, method.radius, method.masks
     if name in step.told:
         return
     step.told.add(name)

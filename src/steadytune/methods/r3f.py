@@ -50,15 +50,7 @@ class R3F(LossMethod):
         draw = step.uniform_noise if self.noise == "uniform" else step.normal_noise
         noisy = step.logits(draw(self.radius), masks=self.masks)
         values = step.per_item(step.divergence(noisy, step.logits()))
-        warn_if_not_felt(
-            self.name,
-            values,
-            step,
-            weight=self.weight,
-            radius=self.radius,
-            masks=self.masks,
-            larger="r3f(radius=1e-1)",
-        )
+        warn_if_not_felt(self, values, step, larger="r3f(radius=1e-1)")
         return values
 
     def cost(self) -> Cost:

@@ -140,15 +140,7 @@ class Smoothness(LossMethod):
             masks=self.masks,
             projection=self.projection,
         )
-        warn_if_not_felt(
-            self.name,
-            values,
-            step,
-            weight=self.weight,
-            radius=self.radius,
-            masks=self.masks,
-            larger="smoothness(radius=1e-2, noise_std=1e-3, step_size=1e-1)",
-        )
+        warn_if_not_felt(self, values, step, larger="smoothness(radius=1e-2, noise_std=1e-3, step_size=1e-1)")
         return values
 
     def cost(self) -> Cost:

@@ -19,7 +19,7 @@ run: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --doctest-modules src/steadytune tests
 
-# What takes minutes: every method on every head of every family.
+# What takes minutes: every method on every head of every family, several processes, kills, memory.
 test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long tests
 
@@ -51,7 +51,8 @@ OLDEST_TESTS ?= tests/test_contract.py tests/test_compose.py tests/test_trainer.
 	tests/test_devices.py tests/test_compile.py tests/test_low_memory.py
 
 test-oldest: $(OLDEST)/.installed
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider $(OLDEST_TESTS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
+		-m 'not cluster and not gpu and not site' $(OLDEST_TESTS)
 
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
@@ -80,16 +81,17 @@ docs: $(STAMP)
 
 # Spoiled data files, configurations, command lines and folders: 10,000 cases take half an hour. A seed is repeatable.
 CASES ?= 10000
+SEED ?= 0
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/faults/fuzz.py --cases $(CASES) --seed $(SEED) --output benchmarks/results/fuzz.json
 
-# Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
-KILLS ?= 1000
-SEED ?= 0
 # 10,000 runs in a report, 1,000,000 rows, 100 rounds of `compare` (half an hour); benchmarks/results/scale.json.
 scale: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/scale.py
+
+# Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
+KILLS ?= 1000
 
 torture: $(STAMP)
 	$(BIN)/python tests/faults/torture.py --kills $(KILLS) --seed $(SEED) \

@@ -39,6 +39,7 @@ def steps_reuse_what_was_freed() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or _glibc() is None, reason="glibc alone has these settings")
+@pytest.mark.long
 def test_a_step_reuses_what_the_last_one_freed() -> None:
     code = "import test_allocator; test_allocator.steps_reuse_what_was_freed()"
     place = Path(__file__).parent

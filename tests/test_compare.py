@@ -674,11 +674,8 @@ def test_a_comparison_in_the_background_of_a_script_stops_at_sigterm(long_option
     assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.long) for s in (signal.SIGINT, signal.SIGTERM))],
-    ids=lambda s: s.name,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_stopped_comparison_is_continued_by_the_same_command(long_options, sent, undisturbed, capsys) -> None:
     given = command(long_options)
     process = start(given)
@@ -771,6 +768,7 @@ def test_mistakes_are_told_before_anything_runs(options, capsys, place) -> None:
 # ---------------------------------------------------------------- locks
 
 
+@pytest.mark.long
 def test_a_run_is_made_once_even_if_several_want_it(settings) -> None:
     given = settings(methods="none", learning_rates=[1e-3], seeds=1)
     [cell] = cells_file.plan_cells(given)

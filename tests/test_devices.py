@@ -21,6 +21,8 @@ from steadytune.core.sharding import is_sharded, laid_like, whole
 from steadytune.core.stack import Stack
 from steadytune.core.wrappers import unwrapped
 
+pytestmark = pytest.mark.long
+
 #: Relative difference of weights in float64 that the order of a sum explains, in RecAdam through square roots.
 ROUNDING = 1e-6
 #: Looks at whole gradients before training, which a model that is sharded by hand no longer has.
@@ -191,7 +193,6 @@ def test_the_trainer_goes_from_one_process_to_two_and_back(outcomes, folder, tmp
     assert_equal([found], expected)
 
 
-@pytest.mark.long
 def test_a_process_that_is_killed_leaves_a_checkpoint_to_continue_from(tmp_path):
     first, last = start(tmp_path, ["die:ddp:bregman"])
     assert last.wait(timeout=120) == -9

@@ -17,6 +17,8 @@ from torch import Tensor
 pytest.importorskip("trl", reason="the extra `trl`")
 pytest.importorskip("lightning", reason="the extra `lightning`")
 
+pytestmark = pytest.mark.long
+
 Outcomes = dict[tuple[str, int], dict[str, Tensor]]
 
 

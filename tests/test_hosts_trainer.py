@@ -150,6 +150,7 @@ def test_the_trainer_s_own_neftune_beside_ours_is_refused(tmp_path: Path) -> Non
     trainer_of(tmp_path, [smoothness(**LARGE)], neftune_noise_alpha=5.0).train()
 
 
+@pytest.mark.long
 def test_a_compiled_model_gives_the_same_weights(tmp_path: Path) -> None:
     """The path through the Trainer; compilation itself is tested in test_compile.py."""
     found = []

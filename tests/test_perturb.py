@@ -293,6 +293,7 @@ print(before, peak(), max(t.size for t in made.report.tensors if not t.reason) *
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures memory as Linux tells it")
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_model(old: Path, tmp_path: Path) -> None:
     config = BertConfig(
         vocab_size=60_000, hidden_size=512, num_hidden_layers=12, intermediate_size=2048, num_attention_heads=8

@@ -76,6 +76,7 @@ def test_another_machine_goes_on_with_what_lies_under_the_url(settings, memory) 
     assert [plan.settings.seed for plan in engine.made] == [44, 44]
 
 
+@pytest.mark.long
 def test_a_run_that_was_half_sent_is_made_again_and_what_is_here_is_not_overwritten(settings, memory) -> None:
     first = compare(settings(learning_rates=[1e-3]), engine=InProcess())
     lost, other = first.cells[0].runs[:2]
@@ -94,6 +95,7 @@ def test_a_run_that_was_half_sent_is_made_again_and_what_is_here_is_not_overwrit
     assert kept(memory)[f"runs/{other.key}/record.json"] == record.read_bytes(), "the newer one is sent"
 
 
+@pytest.mark.long
 def test_a_url_that_cannot_be_written_loses_nothing(settings, memory, monkeypatch) -> None:
     def full(self: Any, *args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")

@@ -555,11 +555,8 @@ def undisturbed_weights() -> dict[str, Tensor]:
     return {}
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.long) for s in (signal.SIGTERM, signal.SIGKILL))],
-    ids=lambda s: s.name,
-)
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_stopped_process_is_continued_by_the_same_command(
     long_run, place, sent, capsys, undisturbed_weights
 ) -> None:

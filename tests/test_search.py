@@ -335,6 +335,7 @@ def test_a_batch_is_as_large_as_there_are_workers(opened) -> None:
     assert sizes == [3, 3, 2]
 
 
+@pytest.mark.long
 class TestInComparison:
     @pytest.fixture
     def settings(self, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:

@@ -312,6 +312,7 @@ class StepRunner(ABC):
             run_task=run_task or refuse,
             streams=self._streams,
             told=self._told,
+            clean_embeddings={site: tap.take_clean() for site, tap in session.taps.items()},
         )
 
     def _new_streams(self) -> randomness.Streams:

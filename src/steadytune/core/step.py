@@ -59,6 +59,7 @@ class Step:
         clean: random state at the start of the clean pass.
         taps: the word embeddings as 0, and the outputs of those layers ``k`` that a method perturbs.
         seen: what the clean pass looked like at each of them.
+        clean_embeddings: the word embeddings of the clean pass, with their graph, where a second one finds the same.
         shadows: the teachers' weights.
         anchor: the pretrained weights of the parameters that train, where a method asks for them.
         run_task: runs the host's own forward pass and loss again, for a second task loss.
@@ -86,6 +87,7 @@ class Step:
     owner: str = ""
     is_part: bool = False
     told: set[str] = field(default_factory=set)
+    clean_embeddings: Mapping[int, Tensor | None] = field(default_factory=dict)
     counts: PassCounts = field(default_factory=PassCounts)
     non_finite: list[Tensor] = field(default_factory=list)
     _teacher_logits: dict[tuple[Teacher, Masks], Tensor] = field(default_factory=dict)
@@ -112,7 +114,8 @@ class Step:
         self.counts.perturbed += 1
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
         delta = torch.where(self.token_mask(site).unsqueeze(-1), delta, delta.new_zeros(()))
-        with self._masks(masks), buffers_as_they_are(self.model), self.taps[site].perturbing(delta):
+        moved = self.taps[site].perturbing(delta, clean=self.clean_embeddings.get(site))
+        with self._masks(masks), buffers_as_they_are(self.model), moved:
             return logits_of(self.model(**self.inputs), self.inputs)
 
     def task(self, *, masks: Masks = "fresh") -> tuple[Tensor, Tensor]:
@@ -158,6 +161,7 @@ class Step:
             seen=parts,
             run_task=_refuse_task,
             is_part=True,
+            clean_embeddings={},
             _teacher_logits={},
             _second_task={},
         )

@@ -93,30 +93,56 @@ class Tap:
         self.length_first = length_first
         self._number = next(_NUMBERS)
         self._seen: Seen | None = None
+        self._clean: tuple[Tensor, int] | None = None
         self._undo = ExitStack()
 
     def release(self) -> None:
         """Take everything off, where an interruption has kept a pass from doing so."""
         _DELTAS.pop(self._number, None)
+        self._clean = None
         self._undo.close()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record the shape, type and device of the embeddings while a clean pass runs."""
-        with self._hook(lambda _output: None):
+
+        def keep(output: Tensor) -> None:
+            if self._is_plain_lookup():
+                self._clean = output, output._version
+
+        self._clean = None
+        with self._hook(keep):
             yield
 
+    def take_clean(self) -> Tensor | None:
+        """The embeddings of the watched pass, with their graph, if a second pass would look up the same; once."""
+        (clean, version), self._clean = self._clean or (None, 0), None
+        # A model that goes on in place has written over them, such as one that adds its positions so.
+        return None if clean is None or clean._version != version else clean
+
     @contextmanager
-    def perturbing(self, delta: Tensor) -> Iterator[None]:
+    def perturbing(self, delta: Tensor, *, clean: Tensor | None = None) -> Iterator[None]:
         """Add ``delta`` to the embeddings while a pass runs.
+
+        Args:
+            delta: ``(batch, length, width)``.
+            clean: what `take_clean` gave for the same words. Where it may stand for what this pass looks up, the table
+                gets one gradient in place of two.
 
         Raises:
             HostError: the pass ended and the embedding never ran, so ``delta`` had no effect.
         """
         number = self._number
+
+        def perturb(output: Tensor) -> Tensor:
+            # Without a graph of its own, as under memory="low", the clean pass cannot carry this one's gradient.
+            if clean is not None and clean.requires_grad == output.requires_grad and self._is_plain_lookup():
+                output = clean
+            return output + _DELTAS[number].to(output.dtype)
+
         try:
             _DELTAS[number] = delta
-            with self._hook(lambda output: output + _DELTAS[number].to(output.dtype)):
+            with self._hook(perturb):
                 yield
         finally:
             _DELTAS.pop(number, None)
@@ -135,6 +161,17 @@ class Tap:
         with torch.no_grad(), self._hook(stop), suppress(_SeenEnough):
             run()
         return self.seen
+
+    def _is_plain_lookup(self) -> bool:
+        """Whether each pass of the same words gets the same vectors: from a table whose output nobody else changes."""
+        module = self.embedding
+        return (
+            type(module) is nn.Embedding
+            and module.max_norm is None
+            and "forward" not in vars(module)
+            and len(module._forward_hooks) == 1  # the tap's own
+            and not torch.compiler.is_compiling()  # a compiled pass does not hand on what is inside of it
+        )
 
     @contextmanager
     def _hook(self, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:

@@ -338,6 +338,7 @@ def test_a_run_evaluated_later_scores_like_one_evaluated_at_once(settings) -> No
     assert whole.metrics["after"] == record.metrics["after"]
 
 
+@pytest.mark.long
 def test_runs_of_workers_are_those_of_train_to_the_last_bit(settings) -> None:
     cell = compare(settings(keep_models="all", workers=2, learning_rates=[1e-3])).cells[0]
     for record in cell.runs:
@@ -384,6 +385,7 @@ def test_a_finished_comparison_is_only_read(settings, place, capsys, options) ->
     assert (place / "out" / "report.html").is_file()
 
 
+@pytest.mark.long
 def test_only_the_best_model_is_kept_unless_asked(settings) -> None:
     cell = compared(settings()).cells[0]
     kept = {p.parent.name for p in Path("out/runs").glob("*/model")}
@@ -735,6 +737,7 @@ def test_two_processes_share_the_work(long_options, undisturbed, capsys) -> None
     assert tables[0] == tables[1]
 
 
+@pytest.mark.long
 def test_the_command_line_shows_estimate_progress_table_and_report(options, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert main(command(options, methods="smart", vary="smart.weight=1,3", workers=2)) == 0

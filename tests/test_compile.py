@@ -16,6 +16,8 @@ from steadytune.core.stack import Stack
 
 UPDATES = 4
 #: One of each way in which a method touches a pass: both kinds of tap, a teacher, a changed module, moved weights.
+pytestmark = pytest.mark.long
+
 SUBJECTS = ["smoothness", "alum", "bregman", "freelb", "mixout", "sam"]
 
 

@@ -16,6 +16,7 @@ COMMAND = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_trains_the_real_model(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(COMMAND.split()) == 0, capsys.readouterr().err

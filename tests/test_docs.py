@@ -32,6 +32,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN_FILE = re.compile(r"^`([\w.-]+)`\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Shown, not run: pictures of a sequence of calls.
 NOT_CODE = {"text", "toml"}
+#: Pages whose commands train or evaluate several times.
+LONG = {"multi-task", "evaluation"}
 
 
 def blocks(language: str) -> list:
@@ -50,7 +52,7 @@ def commands(program: str) -> list:
         for line in block.values[0].splitlines():
             lines.setdefault(line, block.id)
     return [
-        pytest.param(line, id=f"{i}-{where}")
+        pytest.param(line, id=f"{i}-{where}", marks=[pytest.mark.long] if where.rsplit("-", 1)[0] in LONG else [])
         for i, (line, where) in enumerate(lines.items())
         if line.startswith(program)
     ]

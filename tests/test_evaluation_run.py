@@ -36,9 +36,12 @@ tiny_folder = tiny_model.tiny_folder
 REAL = Path(__file__).parents[2] / "shared" / "data"
 QUICK = {"seeds": 2, "rates": (0.3,), "radii": (0.1, 1.0)}
 KINDS = [
-    *[pytest.param(head, "bert", id=head) for head in heads.TRAINED_HEADS if head != "causal_lm"],
+    *[
+        pytest.param(head, "bert", id=head, marks=[pytest.mark.long] if i > 0 else [])
+        for i, head in enumerate(h for h in heads.TRAINED_HEADS if h != "causal_lm")
+    ],
     pytest.param("causal_lm", "llama", id="decoder"),
-    pytest.param("causal_lm", "t5", id="encoder-decoder"),
+    pytest.param("causal_lm", "t5", id="encoder-decoder", marks=pytest.mark.long),
 ]
 
 

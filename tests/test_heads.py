@@ -101,9 +101,9 @@ def deltas(monkeypatch):
     seen = []
     plain = Tap.perturbing
 
-    def perturbing(self, delta):
+    def perturbing(self, delta, *, clean=None):
         seen.append(delta)
-        return plain(self, delta)
+        return plain(self, delta, clean=clean)
 
     monkeypatch.setattr(Tap, "perturbing", perturbing)
     return seen

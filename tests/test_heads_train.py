@@ -42,9 +42,12 @@ tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 REAL = Path(__file__).parents[2] / "shared" / "data"
 #: A head and, for language models, the kind of model.
 KINDS = [
-    *[pytest.param(head, "bert", id=head) for head in heads.TRAINED_HEADS if head != "causal_lm"],
+    *[
+        pytest.param(head, "bert", id=head, marks=[pytest.mark.long] if i > 0 else [])
+        for i, head in enumerate(h for h in heads.TRAINED_HEADS if h != "causal_lm")
+    ],
     pytest.param("causal_lm", "llama", id="decoder"),
-    pytest.param("causal_lm", "t5", id="encoder-decoder"),
+    pytest.param("causal_lm", "t5", id="encoder-decoder", marks=pytest.mark.long),
 ]
 CLASSES = {
     "classification": transformers.AutoModelForSequenceClassification,

@@ -148,7 +148,11 @@ STACKS: dict[str, Callable[[], list[Any]]] = {
 
 
 @pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.parametrize("settings", [{}, {"completion_only_loss": False}, {"label_smoothing_factor": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"completion_only_loss": False}, marks=pytest.mark.long), {"label_smoothing_factor": 0.1}],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore:`label_smoothing_factor`:FutureWarning")
 def test_accumulation_does_not_matter(stack: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """Prompts and answers of different lengths: one update has many tokens in one micro-batch and few in another."""
@@ -291,6 +295,7 @@ def rewrite(folder: Path, *, methods: list[Any], accumulation: int = 1, dropout:
 
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.long
 def test_an_encoder_decoder_accumulates_exactly(stack: str, smoothing: float, tmp_path: Path) -> None:
     """T5's loss is an average over the micro-batch, whose tokens are not equally many in each."""
     found = {

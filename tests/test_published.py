@@ -122,6 +122,7 @@ class Here:
         pass
 
 
+@pytest.mark.long
 def test_what_is_measured_of_each_model_stands_in_the_report(tiny_folder, tmp_path) -> None:
     tiny_model.write_csv(tmp_path / "train.csv", tiny_model.rows(24))
     table = {**TABLE, "columns": [{"name": "L1", "task": "train", "figure": "movement L1", "unit": 1}]}

@@ -113,6 +113,7 @@ def test_a_url_that_cannot_be_written_loses_nothing(settings, memory, monkeypatc
     assert len([name for name in kept(memory) if name.endswith("/record.json")]) == 4
 
 
+@pytest.mark.long
 def test_the_command_line_says_where_the_report_lies(settings, memory, capsys) -> None:
     given = settings(learning_rates=[1e-3], seeds=1, methods="none")
     names = ("model", "train_file", "validation_file", "test_file", "methods", "max_length", "max_steps", "seeds")

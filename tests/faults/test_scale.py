@@ -37,6 +37,7 @@ def test_a_training_on_many_rows_needs_no_more_memory_as_it_goes_on(tiny_folder:
 
 
 @pytest.mark.parametrize(("cells", "seeds"), [(11, 5), (1, 60)], ids=["many cells", "many seeds"])
+@pytest.mark.long
 def test_a_large_comparison_is_told_whole_and_drawn_in_part(cells: int, seeds: int) -> None:
     gains = {"none": (0.0, 0.0)} | {f"smart(weight={k}.0)": (0.001 * k, 0.004) for k in range(1, 20)}
     made = [comparisons.cell(gains, seeds, train_size=str(100 * n), tuning=()) for n in range(1, cells + 1)]
@@ -49,6 +50,7 @@ def test_a_large_comparison_is_told_whole_and_drawn_in_part(cells: int, seeds: i
     assert (f"Of {seeds} seeds {SEEDS} are drawn one by one." in page) == (seeds > SEEDS)
 
 
+@pytest.mark.long
 def test_a_small_comparison_is_drawn_whole() -> None:
     page = Report(comparisons.comparison(*(comparisons.cell(train_size=str(n)) for n in (100, 200)))).html()
     assert "Drawn are" not in page

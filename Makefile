@@ -48,7 +48,8 @@ TORCH_INDEX ?=
 OLDEST_TESTS ?= tests/test_contract.py tests/test_compose.py tests/test_trainer.py tests/test_invariants.py \
 	tests/test_smart_parity.py tests/test_noisytune.py tests/test_parity_loss_and_step.py \
 	tests/test_parity_optimizer_and_model.py tests/test_loop_mistakes.py tests/test_faults_of_others.py \
-	tests/test_devices.py tests/test_compile.py tests/test_low_memory.py
+	tests/test_devices.py tests/test_compile.py tests/test_low_memory.py tests/test_shared_lookup.py \
+	tests/test_arguments.py tests/test_does_it_act.py
 
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \

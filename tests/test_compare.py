@@ -277,6 +277,7 @@ def beginning(given: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> list[tor
     return seen
 
 
+@pytest.mark.long
 def test_every_method_starts_from_the_head_of_plain_training_and_sees_its_rows(settings, monkeypatch) -> None:
     def of(method: str, seed: int = 7) -> list[torch.Tensor]:
         common: dict[str, Any] = {"learning_rate": 1e-3, "output_dir": f"{method}-{seed}"}
@@ -292,6 +293,7 @@ def test_every_method_starts_from_the_head_of_plain_training_and_sees_its_rows(s
     assert not all(map(torch.equal, other_seed[1:], plain[1:]))
 
 
+@pytest.mark.long
 def test_test_splits_are_not_looked_at_before_the_learning_rate_is_chosen(settings, place, monkeypatch) -> None:
     looked: list[tuple[str, ...]] = []
     real = run_file._Run._evaluate

@@ -62,6 +62,7 @@ def test_other_kinds_of_kill(expected: Expected, place: Path, kind: Kill) -> Non
     assert happened.kills == {kind: 1}
 
 
+@pytest.mark.long
 def test_a_comparison_killed_anywhere_ends_as_if_nothing_had_been(expected: Expected, place: Path) -> None:
     fates = [within(name, kind, n) for n, (kind, name) in enumerate(OF_A_COMPARISON)]
     happened = story(expected(COMPARE), place, fates)

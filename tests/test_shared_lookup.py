@@ -106,6 +106,10 @@ def hooked(model: nn.Module) -> None:
     word_embedding(model).register_forward_hook(lambda _module, _inputs, output: output * 1.5)
 
 
+def hooked_before(model: nn.Module) -> None:
+    word_embedding(model).register_forward_pre_hook(lambda _module, inputs: (inputs[0] % 7,))
+
+
 def renormalised(model: nn.Module) -> None:
     embedding: Any = word_embedding(model)
     embedding.max_norm = 1e6
@@ -123,13 +127,14 @@ def replaced(model: nn.Module) -> None:
         (tiny.model, None, [smoothness()], 1),
         (tiny.model, None, [smoothness(), r3f()], 1),
         (tiny.model, hooked, [smoothness()], 2),
+        (tiny.model, hooked_before, [smoothness()], 2),
         (tiny.model, renormalised, [smoothness()], 2),
         (tiny.model, replaced, [smoothness()], 2),
         (tiny.model, None, [smoothness(), neftune()], 2),
         (tiny.model, None, [smoothness(one_in=2)], 2),
         (InPlace, None, [smoothness()], 2),
     ],
-    ids=["one", "two terms", "hook", "max_norm", "own forward", "neftune", "a part of the batch", "in place"],
+    ids=["one", "two terms", "hook", "hook before", "max_norm", "own forward", "neftune", "a part of the batch", "in place"],
 )  # fmt: skip
 def test_only_what_is_the_same_is_shared(
     model: Callable[[], nn.Module], change: Callable[[nn.Module], None] | None, methods: list[Any], expected: int

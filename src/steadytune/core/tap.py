@@ -169,6 +169,7 @@ class Tap:
             type(module) is nn.Embedding
             and module.max_norm is None
             and "forward" not in vars(module)
+            and not module._forward_pre_hooks
             and len(module._forward_hooks) == 1  # the tap's own
             and not torch.compiler.is_compiling()  # a compiled pass does not hand on what is inside of it
         )

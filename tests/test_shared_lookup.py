@@ -134,7 +134,7 @@ def replaced(model: nn.Module) -> None:
         (tiny.model, None, [smoothness(one_in=2)], 2),
         (InPlace, None, [smoothness()], 2),
     ],
-    ids=["one", "two terms", "hook", "hook before", "max_norm", "own forward", "neftune", "a part of the batch", "in place"],
+    ids=["one", "two terms", "hook", "hook before", "max_norm", "own forward", "neftune", "a part", "in place"],
 )  # fmt: skip
 def test_only_what_is_the_same_is_shared(
     model: Callable[[], nn.Module], change: Callable[[nn.Module], None] | None, methods: list[Any], expected: int

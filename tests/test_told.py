@@ -61,6 +61,14 @@ def constant_cell(learned: tuple[str, ...] = (), **changes: Any) -> Cell:
     return replace(made, runs=tuple(runs))
 
 
+def test_long_names_can_be_told_apart_on_80_columns():
+    names = [f"smoothness(noise_std=0.00000000001234{last})" for last in (1, 2)]
+    shown = printed(comparisons.comparison(comparisons.cell(dict.fromkeys(("none", *names), (0.0, 0.004)))), width=80)
+    first_column = "".join(line.split("│")[1].strip() for line in shown.splitlines() if line.count("│") > 2)
+    assert all(first_column.count(name) == 4 for name in names)  # scores and gains, on two splits
+    assert "…" not in shown
+
+
 def test_a_comparison_in_which_every_run_predicts_one_class_is_no_finding():
     made = comparisons.comparison(constant_cell())
     view = Report(made).data.cells[0]

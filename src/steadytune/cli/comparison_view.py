@@ -175,7 +175,7 @@ def _tables(statistics: CellStatistics, width: int) -> list[Table]:
     for number_of_table, columns in enumerate(parts):
         shown = None if number_of_table else escape(printable(title))
         table = Table(title=shown, title_justify="left", header_style="bold")
-        table.add_column("candidate")
+        table.add_column("candidate", overflow="fold")  # the settings that tell two apart come last
         for name, _ in columns:
             table.add_column(name, justify="right")
         for row in statistics.rows:

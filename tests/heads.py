@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import tiny_model
 from datasets import Dataset
@@ -27,6 +28,15 @@ TRAINED_HEADS: tuple[Head, ...] = (
     "question_answering",
     "causal_lm",
 )
+#: Each head with the kind of model that has it; the first and a decoder in `make test`, all in `make test-long`.
+KINDS = [
+    *[
+        pytest.param(head, "bert", id=head, marks=[pytest.mark.long] if i > 0 else [])
+        for i, head in enumerate(h for h in TRAINED_HEADS if h != "causal_lm")
+    ],
+    pytest.param("causal_lm", "llama", id="decoder"),
+    pytest.param("causal_lm", "t5", id="encoder-decoder", marks=pytest.mark.long),
+]
 LABELS = {
     "classification": ("no", "yes"),
     "multi_label": ("good", "long", "dull"),

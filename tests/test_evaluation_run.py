@@ -35,14 +35,6 @@ tiny_folder = tiny_model.tiny_folder
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 QUICK = {"seeds": 2, "rates": (0.3,), "radii": (0.1, 1.0)}
-KINDS = [
-    *[
-        pytest.param(head, "bert", id=head, marks=[pytest.mark.long] if i > 0 else [])
-        for i, head in enumerate(h for h in heads.TRAINED_HEADS if h != "causal_lm")
-    ],
-    pytest.param("causal_lm", "llama", id="decoder"),
-    pytest.param("causal_lm", "t5", id="encoder-decoder", marks=pytest.mark.long),
-]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +102,7 @@ def one_set(rows: Dataset, kind: Any, names: tuple[str, ...], class_of_output: t
 # ---------------------------------------------------------------- every head
 
 
-@pytest.mark.parametrize(("head", "kind"), KINDS)
+@pytest.mark.parametrize(("head", "kind"), heads.KINDS)
 def test_every_head_is_evaluated_and_what_is_not_done_is_said(head, kind, give, run) -> None:
     give(heads.data(head))
     folder = run(kind)

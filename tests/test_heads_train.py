@@ -41,14 +41,6 @@ tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 #: A head and, for language models, the kind of model.
-KINDS = [
-    *[
-        pytest.param(head, "bert", id=head, marks=[pytest.mark.long] if i > 0 else [])
-        for i, head in enumerate(h for h in heads.TRAINED_HEADS if h != "causal_lm")
-    ],
-    pytest.param("causal_lm", "llama", id="decoder"),
-    pytest.param("causal_lm", "t5", id="encoder-decoder", marks=pytest.mark.long),
-]
 CLASSES = {
     "classification": transformers.AutoModelForSequenceClassification,
     "regression": transformers.AutoModelForSequenceClassification,
@@ -168,7 +160,7 @@ def _slow_language_model(model: Any, tokenizer: Any, rows: list[Any]) -> dict[st
     return {"perplexity": math.exp(total / tokens), "exact_match": sum(written) / len(rows)}
 
 
-@pytest.mark.parametrize(("head", "kind"), KINDS)
+@pytest.mark.parametrize(("head", "kind"), heads.KINDS)
 def test_every_head_learns_and_is_scored(settings, give, head, kind) -> None:
     data = heads.data(head, train=48)
     give(data)
@@ -185,7 +177,7 @@ def test_every_head_learns_and_is_scored(settings, give, head, kind) -> None:
     assert {name: after[name] for name in slow} == pytest.approx(slow, rel=1e-4)
 
 
-@pytest.mark.parametrize(("head", "kind"), KINDS)
+@pytest.mark.parametrize(("head", "kind"), heads.KINDS)
 def test_every_head_ends_the_same_when_it_is_interrupted(settings, give, monkeypatch, head, kind) -> None:
     give(heads.data(head, train=16))
     undisturbed = train(settings(kind, "undisturbed"))
@@ -211,7 +203,7 @@ def test_every_head_ends_the_same_when_it_is_interrupted(settings, give, monkeyp
 
 
 @pytest.mark.parametrize("methods", ["r_drop", "freelb", "l2_sp,r3f", "mixout,sam", "child_tuning", "neftune,vat"])
-@pytest.mark.parametrize(("head", "kind"), KINDS[2:])
+@pytest.mark.parametrize(("head", "kind"), heads.KINDS[2:])
 def test_other_methods_train_every_head(settings, give, head, kind, methods) -> None:
     give(heads.data(head, train=8, held_out=4))
     result = train(settings(kind, methods=methods, num_train_epochs=1.0, learning_rate=1e-3))

@@ -49,11 +49,11 @@ def trained(model: nn.Module, batch: Mapping[str, Any], methods: list[Any], **st
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A context in which every pass looks its words up itself."""
-    context = monkeypatch.context()
-    context.__enter__().setattr(Tap, "take_clean", lambda _self: None)
-    return context
+def trained_anew(monkeypatch: pytest.MonkeyPatch, *args: Any) -> dict[str, Tensor]:
+    """The same, where every pass looks its words up itself."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Tap, "take_clean", lambda _self: None)
+        return trained(*args)
 
 
 def assert_the_same(shared: dict[str, Tensor], anew: dict[str, Tensor]) -> None:
@@ -65,11 +65,7 @@ def assert_the_same(shared: dict[str, Tensor], anew: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("methods", METHODS.values(), ids=METHODS)
 def test_the_gradients_are_those_of_passes_that_look_up_anew(methods: Callable[[], list[Any]], monkeypatch) -> None:
     model, batch = tiny.model(dropout=0.1, dtype=torch.float64), tiny.batch(padding=2)
-    shared = trained(model, batch, methods())
-    context = looked_up_anew(monkeypatch)
-    anew = trained(model, batch, methods())
-    context.__exit__(None, None, None)
-    assert_the_same(shared, anew)
+    assert_the_same(trained(model, batch, methods()), trained_anew(monkeypatch, model, batch, methods()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,11 +73,8 @@ def test_in_every_family_too(family: str, monkeypatch) -> None:
     head = next(head for name, head in pairs() if name == family)
     model = build(family, head).double().train()
     batch = batch_for(family, head, dtype=torch.float64)
-    shared = trained(model, batch, [smoothness(**LARGE)])
-    context = looked_up_anew(monkeypatch)
-    anew = trained(model, batch, [smoothness(**LARGE)])
-    context.__exit__(None, None, None)
-    assert_the_same(shared, anew)
+    methods = [smoothness(**LARGE)]
+    assert_the_same(trained(model, batch, methods), trained_anew(monkeypatch, model, batch, methods))
 
 
 class InPlace(nn.Module):
@@ -135,7 +128,7 @@ def replaced(model: nn.Module) -> None:
         (InPlace, None, [smoothness()], 2),
     ],
     ids=["one", "two terms", "hook", "hook before", "max_norm", "own forward", "neftune", "a part", "in place"],
-)  # fmt: skip
+)
 def test_only_what_is_the_same_is_shared(
     model: Callable[[], nn.Module], change: Callable[[nn.Module], None] | None, methods: list[Any], expected: int
 ) -> None:

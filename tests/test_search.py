@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -224,6 +225,22 @@ class TestContinuing:
             search.close()
         found += run_all(opened(trials=14))
         assert found == expected
+
+    def test_two_that_tell_one_trial_at_the_same_time_agree_that_the_first_has_won(self, opened, monkeypatch) -> None:
+        first, second = opened(trials=1), opened(trials=1)
+        proposal = first.propose()
+        told = threading.Thread(target=second.tell, args=(proposal, 0.5))
+        written = first._study._storage.set_trial_state_values
+
+        def meanwhile(*values: Any) -> bool:
+            told.start()
+            told.join(timeout=0.5)
+            return written(*values)
+
+        monkeypatch.setattr(first._study._storage, "set_trial_state_values", meanwhile)
+        first.tell(proposal, 0.25)
+        told.join()
+        assert [trial.value for search in (first, second) for trial in search._counted()] == [0.25, 0.25]
 
     def test_half_a_line_left_by_a_kill_is_cut_off(self, opened, tmp_path) -> None:
         search = opened(trials=6)

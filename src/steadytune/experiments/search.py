@@ -197,7 +197,8 @@ class Search:
         usable = value is not None and math.isfinite(value) and not diverged
         # Optuna's samplers take a pruned trial without values for worse than all others, and skip failed ones.
         wrong = TrialState.PRUNED if diverged or value is not None else TrialState.FAIL
-        with self._writing(), quiet():
+        # Optuna looks whether the trial has ended and writes in two steps: under the lock nobody tells in between.
+        with self._writing(), self._lock, quiet():
             self._study.tell(
                 proposal.number,
                 value if usable else None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import Watch, execute, kept_record
 from steadytune.experiments.grid import CompareSettings, Plan
 from steadytune.experiments.records import RunRecord
-from steadytune.experiments.search import Outcome, Proposal, Search, parse_search, run_search
-from steadytune.experiments.search_space import REACH, Dimension, Space, parse_ranges, search_space
+from steadytune.experiments.search import Outcome, Proposal, Search, run_search
+from steadytune.experiments.search_space import REACH, Dimension, Space, parse_ranges, parse_search, search_space
 from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods, build_methods
 
@@ -257,21 +258,30 @@ class TestContinuing:
         assert again.told == 1
         assert len(run_all(again)) == 5
 
-    def test_a_trial_that_was_cut_off_while_it_was_proposed_is_proposed_anew(self, opened, tmp_path) -> None:
-        expected = opened(trials=4).propose()
+    @pytest.mark.parametrize("most", [math.inf, 0.2], ids=["taken", "refused"])
+    def test_a_search_that_was_killed_at_any_moment_tries_what_it_would_have_tried(
+        self, opened, tmp_path, monkeypatch, most: float
+    ) -> None:
+        def refusal(_search: Search, settings: Mapping[str, Any]) -> str | None:
+            return None if settings.get("noisytune.intensity", 0) <= most else "too much"
+
+        monkeypatch.setattr(Search, "_refusal", refusal)
+        undisturbed = opened(trials=8)
+        run_all(undisturbed)
+        expected = [(p.learning_rate, p.settings) for p in undisturbed.ended()]
         journal = next(tmp_path.glob("*.journal"))
         lines = journal.read_bytes().splitlines(keepends=True)
-        for kept in range(1, len(lines) + 1):
+        assert ("too much" in journal.read_text()) == (most < 1)
+        for kept in range(1, len(lines)):
             part = tmp_path / str(kept)
             part.mkdir()
             (part / journal.name).write_bytes(b"".join(lines[:kept]))
             space = search_space(["noisytune"], {}, RATES)
-            with Search(part, "key", space, trials=4, learning_rates=RATES, methods=["noisytune"]) as search:
-                found = run_all(search)
-                assert len(found) == 4
-                assert search.told == 4
-                assert expected is not None
-                assert found[0].learning_rate == expected.learning_rate
+            with Search(part, "key", space, trials=8, learning_rates=RATES, methods=["noisytune"]) as search:
+                run_all(search)
+                found = [(p.learning_rate, p.settings) for p in search.ended()]
+            assert found == expected, f"killed after line {kept}: {lines[kept]!r}"
+            assert not list(part.glob("*.alive"))
 
     def test_no_room_is_one_line(self, tmp_path) -> None:
         (tmp_path / "file").write_text("")

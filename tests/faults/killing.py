@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from doom import KILLS, Fate, cut_power
+from doom import KILLS, Fate, Kill, cut_power
 from forked import JOURNAL, OUTPUT, Attempt, attempt
 from places import Command, differences, results
 
@@ -58,9 +58,12 @@ def undisturbed(command: Command, place: Path) -> Undisturbed:
     return Undisturbed(command, results(place), made.operations, made.seconds)
 
 
-def drawn_fate(chance: random.Random, count: int, seconds: float) -> tuple[Fate, float | None]:
-    """A random fate: at an operation four times of five, else after some time."""
+def drawn_fate(
+    chance: random.Random, count: int, seconds: float, spared: Container[Kill] = frozenset()
+) -> tuple[Fate, float | None]:
+    """A random fate: at an operation four times of five, else after some time; of the kinds that are not spared."""
     kind = chance.choices(KILLS, weights=(4, 2, 2, 1, 1, 5))[0]
+    kind = "kill" if kind in spared else kind
     last = count if chance.random() < 0.5 else count // 3  # little is left to do after some kills
     fate = Fate(kind, chance.randint(1, last), tears=chance.random() < 0.6, seed=chance.getrandbits(30))
     if chance.random() < 0.8:

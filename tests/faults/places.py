@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import tiny
 import tiny_model
+from doom import Kill
 from forked import OUTPUT
+from glue_rows import language_model_folder, write_tasks, write_wnli
 from safetensors import safe_open
 from transformers import BertTokenizerFast
 
@@ -46,7 +48,7 @@ def warm(place: Path) -> None:
 
 
 def make_place(place: Path) -> Path:
-    """Write a tiny pretrained encoder with dropout, and rows of two classes."""
+    """Write a tiny pretrained encoder with dropout, rows of two classes, and what `data_dir` and hybrids need."""
     model = place / "tiny"
     model.mkdir(parents=True)
     words = [*tiny_model.SPECIAL, *tiny_model.WORDS]
@@ -56,6 +58,8 @@ def make_place(place: Path) -> Path:
     encoder.bert.save_pretrained(model)
     for name, count, seed in (("train", ROWS, 0), ("validation", TEST_ROWS, 1), ("test", TEST_ROWS, 2)):
         tiny_model.write_csv(place / f"{name}.csv", tiny_model.rows(count, seed=seed))
+    write_wnli(write_tasks(place / "data", {"rte": ROWS // 2, "sst2": ROWS}, TEST_ROWS))
+    language_model_folder(place / "masked")
     return place
 
 
@@ -72,18 +76,20 @@ class Command:
     Attributes:
         name: for people.
         arguments: of the command line.
+        spared: kinds of kill that rightly change the results.
     """
 
     name: str
     arguments: tuple[str, ...]
+    spared: frozenset[Kill] = frozenset()
+
+
+FILES = {"train_file": "train.csv", "validation_file": "validation.csv", "test_file": "test.csv"}
 
 
 def _command(verb: str, methods: str, **options: Any) -> tuple[str, ...]:
     given = {
         "model": "tiny",
-        "train_file": "train.csv",
-        "validation_file": "validation.csv",
-        "test_file": "test.csv",
         "methods": methods,
         "max_length": 16,
         "per_device_train_batch_size": 4,
@@ -96,28 +102,54 @@ def _command(verb: str, methods: str, **options: Any) -> tuple[str, ...]:
 def train_command(methods: str, **options: Any) -> Command:
     """A training of 24 updates with 12 checkpoints, of which two are kept."""
     given = {"num_train_epochs": 4.0, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 5, **options}
-    return Command(f"train {methods}", _command("train", methods, **given))
+    return Command(f"train {methods}", _command("train", methods, **FILES, **given))
+
+
+def multitask_command(methods: str, **options: Any) -> Command:
+    """An encoder on two tasks for 18 updates, then 6 and 12 updates on each, with a checkpoint after every second."""
+    given = {"data_dir": "data", "tasks": "rte,sst2", "num_train_epochs": 2.0, "learning_rate": 1e-2, "save_steps": 2}
+    more = ("--fine-tune", "--fine-tune-epochs", "2")
+    return Command(f"multitask {methods}", (*_command("multitask", methods, **given, **options), *more))
+
+
+def hybrid_command(methods: str, **options: Any) -> Command:
+    """A hybrid network on 16 pronouns, with a checkpoint after every second update."""
+    given = {"model": "masked", "data_dir": "data", "num_train_epochs": 4.0, "learning_rate": 1e-2, "save_steps": 2}
+    return Command(f"hybrid {methods}", _command("hybrid", methods, **given, **options, max_length=40))
 
 
 def compare_command(methods: str, **options: Any) -> Command:
     """A comparison of runs of 6 updates, with rates to choose from."""
     given = {"learning_rates": "1e-3,1e-2", "seeds": 1, "num_train_epochs": 1.0, "save_steps": 2, **options}
-    return Command(f"compare {methods}", (*_command("compare", methods, **given), "--retry-failed"))
+    return Command(f"compare {methods}", (*_command("compare", methods, **FILES, **given), "--retry-failed"))
+
+
+def search_command(methods: str, trials: int, **options: Any) -> Command:
+    """A comparison that searches; a trial that failed has no value, and so changes what is proposed after it."""
+    made = compare_command(methods, **options)
+    arguments = (*made.arguments, "--search", f"trials={trials}")
+    return Command(f"compare --search {methods}", arguments, frozenset({"kill-one"}))
 
 
 def results(place: Path) -> dict[str, Any]:
     """What must be the same however often the command was killed: by file, without what is measured."""
     root = place / OUTPUT
     found: dict[str, Any] = {}
-    newest = max((int(p.name.partition("-")[2]) for p in root.glob("checkpoints/checkpoint-*")), default=None)
+    older = _older_checkpoints(root)
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = str(path.relative_to(root))
-        in_checkpoint = name.startswith("checkpoints/")
-        if path.name in NOT_COMPARED or (in_checkpoint and not name.startswith(f"checkpoints/checkpoint-{newest}/")):
+        if path.name in NOT_COMPARED or not older.isdisjoint(path.parents) or name.startswith("locks/"):
             continue  # a gentle end adds checkpoints of its own
-        if not name.startswith("locks/"):
-            found[name] = _content(path)
+        found[name] = _content(path)
     return found
+
+
+def _older_checkpoints(root: Path) -> set[Path]:
+    """All but the newest of each run."""
+    found = [
+        sorted(place.iterdir(), key=lambda p: int(p.name.partition("-")[2])) for place in root.rglob("checkpoints")
+    ]
+    return {path for checkpoints in found for path in checkpoints[:-1]}
 
 
 def _content(path: Path) -> Any:
@@ -134,8 +166,8 @@ def _content(path: Path) -> Any:
             metadata = file.metadata()
             # Checksums are of files that tell of clocks, too.
             return {k: v for k, v in metadata.items() if k not in ("files", "checksum")}, tensors
-    if path.name.startswith(("report.", "model-card")):
-        return _is_whole(path)  # costs are measured
+    if path.name.startswith(("report.", "model-card")) or path.suffix == ".journal":
+        return _is_whole(path)  # costs are measured; a search's journal names processes
     return path.read_bytes()
 
 
@@ -147,7 +179,8 @@ def _unmeasured(value: Any) -> Any:
 
 def _is_whole(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
-    return bool(text.strip()) and "\0" not in text and (path.suffix != ".html" or text.rstrip().endswith("</html>"))
+    last = {".html": "</html>", ".journal": "}"}.get(path.suffix, "")
+    return bool(text.strip()) and "\0" not in text and text.rstrip().endswith(last)
 
 
 def differences(found: Any, expected: Any, where: str = "") -> list[str]:

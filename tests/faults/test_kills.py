@@ -10,7 +10,16 @@ import pytest
 from doom import Fate, Kill, cut_power
 from forked import JOURNAL, OUTPUT, attempt
 from killing import NEVER, Undisturbed, drawn_fate, story
-from places import Command, compare_command, differences, results, train_command
+from places import (
+    Command,
+    compare_command,
+    differences,
+    hybrid_command,
+    multitask_command,
+    results,
+    search_command,
+    train_command,
+)
 
 from steadytune.core import atomic
 
@@ -68,6 +77,47 @@ def test_a_comparison_killed_anywhere_ends_as_if_nothing_had_been(expected: Expe
     happened = story(expected(COMPARE), place, fates)
     assert happened.faults == []
     assert sum(happened.kills.values()) >= 4, "after the killed worker the others go on, and less is left to be killed"
+
+
+OF_A_SEARCH: tuple[tuple[Kill, str], ...] = (
+    ("kill", "open search/"),
+    ("power", "fsync search/"),
+    ("int", "checkpoint-2/optimizer.pt"),
+    ("kill", "/record.json"),
+    ("power", "os.rename comparison.json"),
+)
+OF_SEVERAL_TASKS: tuple[tuple[Kill, str], ...] = (
+    ("power", "open checkpoints/checkpoint-4/model.safetensors"),
+    ("kill", "os.rename checkpoints/checkpoint-8/steadytune.safetensors"),
+    ("kill", "fsync model.unfinished/"),
+    ("power", "fine-tuned/rte/checkpoints/checkpoint-2/optimizer.pt"),
+    ("kill", "os.rename fine-tuned/rte/metrics.json"),
+    ("int", "fine-tuned/sst2/checkpoints/checkpoint-4/scheduler.pt"),
+)
+OF_A_HYBRID: tuple[tuple[Kill, str], ...] = (
+    ("power", "open checkpoints/checkpoint-2/model.safetensors"),
+    ("int", "checkpoint-4/scheduler.pt"),
+    ("kill", "os.rename checkpoints/checkpoint-6/steadytune.safetensors"),
+    ("power", "hybrid.safetensors"),
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "kills"),
+    [
+        (search_command("noisytune", trials=3, max_steps=2), OF_A_SEARCH),
+        (multitask_command("smart"), OF_SEVERAL_TASKS),
+        (hybrid_command("noisytune,bregman"), OF_A_HYBRID),
+    ],
+    ids=lambda given: given.name if isinstance(given, Command) else "",
+)
+def test_other_verbs_end_as_if_nothing_had_been(
+    expected: Expected, place: Path, command: Command, kills: tuple[tuple[Kill, str], ...]
+) -> None:
+    happened = story(expected(command), place, [within(name, kind, n) for n, (kind, name) in enumerate(kills)])
+    assert happened.faults == []
+    assert sum(happened.kills.values()) == len(kills)
 
 
 def test_random_kills(expected: Expected, place: Path) -> None:

@@ -2,6 +2,7 @@
 
     python tests/faults/torture.py --kills 1000 --seed 0 --output benchmarks/results/torture_kills.json
     python tests/faults/torture.py --repeat 0-17     # story 17 of seed 0 alone, its files kept
+    python tests/faults/torture.py --kills 100 --only multitask,hybrid
 
 It stops at Ctrl-C with what it has, and exits with status 1 if a story ended wrong.
 """
@@ -38,7 +39,10 @@ from places import (  # noqa: E402
     Command,
     compare_command,
     copy_place,
+    hybrid_command,
     make_place,
+    multitask_command,
+    search_command,
     train_command,
     warm,
 )
@@ -53,13 +57,17 @@ COMMANDS: tuple[tuple[Command, int], ...] = (
     (train_command("child_tuning,l2_sp", logging_steps=1, save_total_limit=3), 1),
     (compare_command("smart"), 1),
     (compare_command("noisytune", workers=2, seeds=2, learning_rates="1e-3"), 1),
+    (search_command("noisytune", trials=4), 1),
+    (multitask_command("smart"), 2),
+    (hybrid_command("noisytune,bregman"), 1),
 )
 
 
-def told(seed: int, number: int) -> tuple[int, random.Random]:
-    """Which command a story is of, and what its fates are drawn from."""
+def told(seed: int, number: int, only: Sequence[str] = ()) -> tuple[int, random.Random]:
+    """Which command a story is of, by the beginning of its name if asked for, and what its fates are drawn from."""
     chance = random.Random(f"{seed}-{number}")
-    return chance.choices(range(len(COMMANDS)), weights=[weight for _, weight in COMMANDS])[0], chance
+    weights = [weight if not only or command.name.startswith(tuple(only)) else 0 for command, weight in COMMANDS]
+    return chance.choices(range(len(COMMANDS)), weights=weights)[0], chance
 
 
 class Torture:
@@ -68,22 +76,26 @@ class Torture:
     Args:
         place: folder for all files.
         seed: of the stories.
+        only: beginnings of commands' names; empty for all.
     """
 
-    def __init__(self, place: Path, seed: int) -> None:
-        self.place, self.seed = place, seed
+    def __init__(self, place: Path, seed: int, only: Sequence[str] = ()) -> None:
+        self.place, self.seed, self.only = place, seed, only
         self.base = make_place(place / "base")
         warm(self.base)
         self._expected: dict[int, Undisturbed] = {}
 
     def story(self, number: int) -> tuple[Command, Story]:
         """Let one story happen; its files stay where it ended wrong."""
-        which, chance = told(self.seed, number)
+        which, chance = told(self.seed, number, self.only)
         if which not in self._expected:
             where = copy_place(self.base, self.place / f"undisturbed-{which}")
             self._expected[which] = undisturbed(COMMANDS[which][0], where)
         expected = self._expected[which]
-        fates = [drawn_fate(chance, expected.operations, expected.seconds) for _ in range(chance.randint(4, 12))]
+        fates = [
+            drawn_fate(chance, expected.operations, expected.seconds, expected.command.spared)
+            for _ in range(chance.randint(4, 12))
+        ]
         where = copy_place(self.base, self.place / f"story-{number}")
         happened = story(expected, where, fates)
         if not happened.faults:
@@ -127,15 +139,17 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--repeat", metavar="SEED-NUMBER", help="one story, whose files stay")
+    parser.add_argument("--only", metavar="COMMANDS", default="", help="beginnings of their names, by commas")
     options = parser.parse_args(given)
+    only = [name for name in options.only.split(",") if name]
     torch.set_num_threads(1)
     place = Path(tempfile.mkdtemp(prefix="torture-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     if options.repeat:
         seed, number = map(int, options.repeat.split("-"))
-        command, happened = Torture(place, seed).story(number)
+        command, happened = Torture(place, seed, only).story(number)
         print(command.name, json.dumps(asdict(happened), indent=2), place / f"story-{number}", sep="\n")
         return bool(happened.faults)
-    faults = _all(Torture(place, options.seed), options)
+    faults = _all(Torture(place, options.seed, only), options)
     if not faults:
         shutil.rmtree(place)
     return bool(faults)

@@ -59,7 +59,7 @@ def compare(
         settings = settings.model_copy(update={"output_dir": str(remote.local)})
     compared = candidates(settings)
     if settings.search:
-        from steadytune.experiments.search import parse_search
+        from steadytune.experiments.search_space import parse_search
 
         parse_search(settings.search)  # a mistake leaves no folder behind
     refuse_foreign(settings.folder)

@@ -128,7 +128,7 @@ def plan_comparison(settings: CompareSettings) -> ComparisonPlan:
 def _trials(settings: CompareSettings) -> int:
     if not settings.search:
         return 0
-    from steadytune.experiments.search import parse_search
+    from steadytune.experiments.search_space import parse_search
 
     return parse_search(settings.search).trials
 

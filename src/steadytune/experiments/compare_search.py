@@ -10,8 +10,8 @@ from steadytune.experiments.cells import CellPlan
 from steadytune.experiments.engine import kept_record
 from steadytune.experiments.grid import Candidate
 from steadytune.experiments.records import RunRecord
-from steadytune.experiments.search import Outcome, Proposal, Search, SearchSettings, parse_search, run_search
-from steadytune.experiments.search_space import Space, search_space
+from steadytune.experiments.search import Outcome, Proposal, Search, run_search
+from steadytune.experiments.search_space import SearchSettings, Space, parse_search, search_space
 
 if TYPE_CHECKING:
     from steadytune.experiments.compare import Run, Work

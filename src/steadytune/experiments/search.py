@@ -7,12 +7,13 @@ was killed is taken up by another, or by the next start of the same command.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from steadytune.core.errors import MethodError, SettingsError
 from steadytune.experiments.search_journal import open_study, quiet
-from steadytune.experiments.search_space import LEARNING_RATE, Dimension, Space, parse_ranges
+from steadytune.experiments.search_space import LEARNING_RATE, Dimension, Space
 from steadytune.methods.registry import build_methods
 
 if TYPE_CHECKING:
@@ -31,35 +32,6 @@ if TYPE_CHECKING:
 MOST_REFUSALS = 100
 
 OWNER, LEFT_OUT, RETRY_OF = "owner", "left_out", "retry_of"
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What ``--search`` asks for.
-
-    Attributes:
-        trials: how many settings are tried for each candidate, plain training included.
-        ranges: what is searched instead of the ranges around the defaults, by ``method.setting``.
-    """
-
-    trials: int
-    ranges: Mapping[str, Dimension] = field(default_factory=dict)
-
-
-def parse_search(entries: Sequence[str]) -> SearchSettings:
-    """Read ``["trials=30", "smart.weight=0.5:8"]``.
-
-    Raises:
-        SettingsError: the number of trials is missing, or an entry cannot be read.
-
-    >>> parse_search(["trials=30"])
-    SearchSettings(trials=30, ranges={})
-    """
-    given = [entry.partition("=")[2].strip() for entry in entries if entry.partition("=")[0].strip() == "trials"]
-    if len(given) != 1 or not given[0].isdigit() or int(given[0]) < 1:
-        raise SettingsError(f"--search: say how many trials, e.g. --search trials=30; got {' '.join(entries)!r}.")
-    rest = [entry for entry in entries if entry.partition("=")[0].strip() != "trials"]
-    return SearchSettings(int(given[0]), parse_ranges(rest))
 
 
 @dataclass(frozen=True)
@@ -131,7 +103,9 @@ class Search:
         self._lock = FileLock(f"{self._journal}.lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._alive.acquire()
+            with self._lock:  # nobody else looks whether the owner of a file lives before that has its lock
+                self._remove_left()
+                self._alive.acquire()
             self._study = open_study(self._journal, self._lock, name, greater_is_better)
         except OSError as error:
             raise SettingsError(f"The search cannot be kept in {folder}: {error}.") from error
@@ -162,6 +136,7 @@ class Search:
         """
         last = ""
         with self._writing(), self._lock, quiet():
+            self._end_half_proposed()
             orphan = self._adopted()
             if orphan is not None:
                 return self._proposal(orphan)
@@ -259,7 +234,8 @@ class Search:
         if index < len(self._first) and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             own = {d.name: d.default for d in self.space if d.default is not None} | self._first[index]
             self._study.enqueue_trial({d.label: d.drawn(own[d.name]) for d in self.space if d.name in own})
-        self._study.sampler = _sampler(self.seed, len(self._study.get_trials(deepcopy=False)), self.trials)
+        refused = sum(LEFT_OUT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(self.seed, index + refused, self.trials)
         trial = self._study.ask()
         trial.set_user_attr(OWNER, self._owner)
         params = {d.label: _suggest(trial, d) for d in self.space}
@@ -267,8 +243,19 @@ class Search:
         refusal = self._refusal(settings)
         if refusal is not None:
             trial.set_user_attr(LEFT_OUT, refusal)
-            self._study.tell(trial.number, state=TrialState.FAIL)
+            self._study.tell(trial.number, state=TrialState.PRUNED)  # so that the sampler turns away from it
         return trial.number, settings, refusal
+
+    def _end_half_proposed(self) -> None:
+        """End the trials whose process was killed as it proposed them: the sampler looks at all that are running."""
+        from optuna.trial import TrialState
+
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not self._whole(trial):
+                self._study.tell(trial.number, state=TrialState.FAIL)  # which the sampler does not look at
+            elif (refusal := self._refusal(self._settings(trial.params))) is not None:
+                self._note(trial, LEFT_OUT, refusal)
+                self._study.tell(trial.number, state=TrialState.PRUNED)
 
     def _settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {d.name: d.value(params[d.label]) for d in self.space}
@@ -296,10 +283,13 @@ class Search:
         for trial in self._counted():
             owner = trial.user_attrs.get(OWNER, "")
             if not trial.state.is_finished() and owner != self._owner and not self._lives(owner):
-                # The private name is the only way to note something on a trial that another process began.
-                self._study._storage.set_trial_user_attr(trial._trial_id, OWNER, self._owner)
+                self._note(trial, OWNER, self._owner)
                 return trial
         return None
+
+    def _note(self, trial: FrozenTrial, key: str, value: str) -> None:
+        """Note something on a trial that another process began, for which Optuna has private names alone."""
+        self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def _lives(self, owner: str) -> bool:
         path = Path(self._owner_file(owner))
@@ -313,6 +303,11 @@ class Search:
         lock.release()
         path.unlink(missing_ok=True)
         return False
+
+    def _remove_left(self) -> None:
+        """Remove the files of processes that were killed."""
+        for path in self._journal.parent.glob(f"{glob.escape(self._journal.name)}.*.alive"):
+            self._lives(path.name.split(".")[-2])
 
     def _owner_file(self, owner: str) -> str:
         return f"{self._journal}.{owner}.alive"

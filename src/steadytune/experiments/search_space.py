@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from steadytune.core.composition import total_cost
@@ -210,6 +210,35 @@ def _around_default(name: str, setting: _Setting) -> Dimension | None:
     scale = "linear" if high <= 1 and default >= 0.5 else "log"
     first, last = float(f"{default / REACH:.6g}"), float(f"{default * REACH:.6g}")
     return Dimension(name, max(low, first), min(high, last), scale, default=default)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What ``--search`` asks for.
+
+    Attributes:
+        trials: how many settings are tried for each candidate, plain training included.
+        ranges: what is searched instead of the ranges around the defaults, by ``method.setting``.
+    """
+
+    trials: int
+    ranges: Mapping[str, Dimension] = field(default_factory=dict)
+
+
+def parse_search(entries: Sequence[str]) -> SearchSettings:
+    """Read ``["trials=30", "smart.weight=0.5:8"]``.
+
+    Raises:
+        SettingsError: the number of trials is missing, or an entry cannot be read.
+
+    >>> parse_search(["trials=30"])
+    SearchSettings(trials=30, ranges={})
+    """
+    given = [entry.partition("=")[2].strip() for entry in entries if entry.partition("=")[0].strip() == "trials"]
+    if len(given) != 1 or not given[0].isdigit() or int(given[0]) < 1:
+        raise SettingsError(f"--search: say how many trials, e.g. --search trials=30; got {' '.join(entries)!r}.")
+    rest = [entry for entry in entries if entry.partition("=")[0].strip() != "trials"]
+    return SearchSettings(int(given[0]), parse_ranges(rest))
 
 
 def parse_ranges(entries: Sequence[str]) -> dict[str, Dimension]:

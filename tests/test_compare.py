@@ -615,6 +615,15 @@ def test_a_run_whose_process_is_killed_fails_and_the_rest_goes_on(settings) -> N
     assert {r.status for r in again.runs} == {"finished"}
 
 
+@pytest.mark.long
+def test_what_a_method_warns_of_in_its_runs_is_told_once_for_each_candidate(settings) -> None:
+    notes = Notes()
+    compare(settings(methods="recadam,recadam(midpoint=99)", learning_rates=[1e-3]), notes)
+    warnings = [line for line in notes.lines if "midpoint is" in line]
+    assert sorted(note.partition(":")[0] for note in warnings) == ["recadam", "recadam(midpoint=99)"]
+    assert all("12 updates" in note for note in warnings)
+
+
 def test_a_worker_that_cannot_start_is_told_in_one_line(settings, monkeypatch) -> None:
     real = subprocess.Popen
 
@@ -784,6 +793,7 @@ def test_a_run_is_made_once_even_if_several_want_it(settings) -> None:
         def started(self, plan: Plan) -> None: ...
         def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None: ...
         def note(self, plan: Plan, text: str) -> None: ...
+        def warning(self, plan: Plan, kind: str, text: str) -> None: ...
 
     try:
         runs = [engine.run([plan], Unseen()) for engine in engines]

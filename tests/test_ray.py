@@ -105,6 +105,9 @@ class Watched(Unwatched):
     def note(self, plan: Plan, text: str) -> None:
         self.notes.append(text)
 
+    def warning(self, plan: Plan, kind: str, text: str) -> None:
+        self.notes.append(text)
+
 
 def scores(record: RunRecord) -> Any:
     return record.status, record.metrics["after"], record.training["curve"]

@@ -107,6 +107,7 @@ class Work:
         #: Trials of all searches together: in all, ended before this start, and passed through `make` by now.
         self.trials, self.tried, self.searched = 0, 0, 0
         self._notes: set[str] = set()
+        self._warnings: set[tuple[str, str]] = set()
         self._written = 0.0
 
     def all(self) -> Comparison:
@@ -334,6 +335,12 @@ class Work:
         if text not in self._notes:
             self._notes.add(text)
             self.reporter.note(text)
+
+    def warning(self, plan: Plan, kind: str, text: str) -> None:
+        """A method warns of something; once for each candidate."""
+        if (plan.candidate, kind) not in self._warnings:
+            self._warnings.add((plan.candidate, kind))
+            self.reporter.note(f"{plan.candidate}: {text}")
 
     # ------------------------------------------------------------ the result
 

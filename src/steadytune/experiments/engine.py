@@ -44,6 +44,10 @@ class Watch(Protocol):
         """A run says something."""
         ...
 
+    def warning(self, plan: Plan, kind: str, text: str) -> None:
+        """A method or a host warns; warnings of one kind say the same of other numbers."""
+        ...
+
 
 class Engine(Protocol):
     """Makes runs: here in worker processes, or on a cluster."""

@@ -143,6 +143,8 @@ class RayEngine:
                 watch.step(plan, content["done"], content["total"], content["loss"])
             elif event == "note":
                 watch.note(plan, content["text"])
+            elif event == "warning":
+                watch.warning(plan, content["kind"], content["text"])
 
     def _taken(self, wait: float = 0) -> list[tuple[str, str, Mapping[str, Any]]]:
         """The news that have arrived, and which runs go on by them."""

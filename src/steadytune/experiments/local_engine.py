@@ -152,6 +152,8 @@ class LocalEngine:
             watch.step(plan, message["done"], message["total"], message["loss"])
         elif event == "note":
             watch.note(plan, message["text"])
+        elif event == "warning":
+            watch.warning(plan, message["kind"], message["text"])
         elif event == "done":
             worker.plan = None
             return replace(record_from_json(message["record"]), candidate=plan.candidate)

@@ -87,7 +87,8 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
         folder = str(Path(home) / "runs" / plan.key)
         plan = replace(plan, settings=plan.settings.model_copy(update={"output_dir": folder}))
     try:
-        record = execute(plan, teller, wait=False)
+        with teller.warnings_sent():
+            record = execute(plan, teller, wait=False)
         return {"record": asdict(record), "files": None if shared else packed(plan.folder)}
     except (BusyError, Interrupted):
         return {"record": None, "files": None}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -29,6 +31,17 @@ class Teller(ABC):
         """Send a note."""
         self.send("note", text=text)
 
+    @contextmanager
+    def warnings_sent(self) -> Iterator[None]:
+        """Send what methods and hosts warn of meanwhile, which goes to the log too."""
+        handler = _Sending(self)
+        logger = logging.getLogger("steadytune")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
     def start(self, total: int, done: int) -> None:
         """Send the number of updates."""
         self._total, self._loss = total, None
@@ -47,3 +60,15 @@ class Teller(ABC):
 
     def stop(self) -> None:  # noqa: B027 - every reporter has it
         """Send nothing."""
+
+
+class _Sending(logging.Handler):
+    """Sends a warning with what it was made from, by which those that differ in numbers alone are the same."""
+
+    def __init__(self, teller: Teller) -> None:
+        super().__init__(logging.WARNING)
+        self._teller = teller
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one."""
+        self._teller.send("warning", kind=str(record.msg), text=record.getMessage())

@@ -69,3 +69,6 @@ class Unwatched:
 
     def note(self, plan: Plan, text: str) -> None:
         """Show nothing."""
+
+    def warning(self, plan: Plan, kind: str, text: str) -> None:
+        """Show nothing."""

@@ -62,7 +62,8 @@ def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
     while True:
         plan = Plan.from_json(plans.get()["run"])
         try:
-            record = execute(plan, teller, wait=False)
+            with teller.warnings_sent():
+                record = execute(plan, teller, wait=False)
         except BusyError:
             teller.send("busy")
         except Interrupted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,7 @@ from steadytune.core.method import LossMethod
 from steadytune.core.part import part_of_inputs
 from steadytune.core.randomness import Streams, derive_seed
 from steadytune.core.scaling import PerItem
+from steadytune.core.state_mapping import as_mapping, from_mapping
 from steadytune.core.step import Step
 
 FELT: dict[str, Any] = {"weight": 20.0, "radius": 0.05, "noise_std": 0.02, "step_size": 0.05}
@@ -207,11 +208,9 @@ def test_a_checkpoint_from_before_a_setting_existed_is_continued_at_its_default(
     def saved_without(*names: str) -> dict[str, Any]:
         with Stack([smoothness(radius=0.1)]) as stack:
             stack.prepare(tiny.bert())
-            state = stack.state_dict()
-        description = json.loads(state["description"])
-        for name in names:
-            del description["methods"][0][name]
-        return state | {"description": json.dumps(description)}
+            state = from_mapping(stack.state_dict())
+        settings = {name: value for name, value in state.description["methods"][0].items() if name not in names}
+        return as_mapping(replace(state, description={**state.description, "methods": [settings]}))
 
     older = saved_without("one_in", "every")
     cases: list[tuple[dict[str, Any], bool]] = [({}, True), ({"every": 2}, False), ({"weight": 2.0}, False)]

@@ -214,8 +214,10 @@ def test_the_state_is_plain_and_comes_back(tmp_path: Path) -> None:
         ({"teachers": [{"no": "such"}]}, "that can be read"),
         ({"weights": []}, "that can be read"),
         ({"description": "{"}, "that can be read"),
-        ({"description": "{}"}, "was written with other methods"),
-        ({"weights": [{}]}, "of another model"),
+        ({"description": "{}"}, "is not what was written"),
+        ({"weights": [{}]}, "is not what was written"),
+        ({"updates": 1}, "is not what was written"),
+        ({"updates": -1}, "that can be read"),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import tiny
 import tiny_model
+import torch
 from doom import Kill
 from forked import OUTPUT
 from glue_rows import language_model_folder, write_tasks, write_wnli
@@ -153,22 +155,41 @@ def _older_checkpoints(root: Path) -> set[Path]:
 
 
 def _content(path: Path) -> Any:
-    if path.suffix == ".json":
-        return _unmeasured(json.loads(path.read_text(encoding="utf-8")))
-    if path.suffix == ".jsonl":
-        return [_unmeasured(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {name: (arrays[name].dtype.str, arrays[name].tolist()) for name in arrays.files}
-    if path.name == "steadytune.safetensors":
-        with safe_open(path, framework="np") as file:
-            tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - not a dict
-            metadata = file.metadata()
-            # Checksums are of files that tell of clocks, too.
-            return {k: v for k, v in metadata.items() if k not in ("files", "checksum")}, tensors
     if path.name.startswith(("report.", "model-card")) or path.suffix == ".journal":
         return _is_whole(path)  # costs are measured; a search's journal names processes
-    return path.read_bytes()
+    read = _READERS.get(path.name) or _READERS.get(path.suffix)
+    return path.read_bytes() if read is None else read(path)
+
+
+def _arrays(path: Path) -> Any:
+    with np.load(path) as arrays:
+        return {name: (arrays[name].dtype.str, arrays[name].tolist()) for name in arrays.files}
+
+
+def _state(path: Path) -> Any:
+    with safe_open(path, framework="np") as file:
+        tensors = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - not a dict
+        metadata = file.metadata()
+    # Checksums are of files that tell of clocks, too.
+    return {k: v for k, v in metadata.items() if k not in ("files", "checksum")}, tensors
+
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".json": lambda path: _unmeasured(json.loads(path.read_text(encoding="utf-8"))),
+    ".jsonl": lambda path: [_unmeasured(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()],
+    ".npz": _arrays,
+    "steadytune.safetensors": _state,
+    # Its bytes tell which numbers were one object, too.
+    "optimizer.pt": lambda path: _plain(torch.load(path, weights_only=True)),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _unmeasured(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fuzz_folders
+import fuzz_states
 import fuzz_targets
 import pytest
 from fuzz_bytes import spoiled
@@ -47,6 +48,7 @@ def fuzzed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         (fuzz_folders.Results, 15),
         (fuzz_folders.ModelFolders, 4),
         (fuzz_folders.Checkpoints, 4),
+        (fuzz_states.States, 40),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )

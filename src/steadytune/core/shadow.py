@@ -97,7 +97,7 @@ class Shadow:
         return {name: tensor.to(weights[name].dtype) for name, tensor in self.tensors.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite the copy with saved tensors.
+        """Overwrite the copy with saved tensors, or leave it as it is.
 
         Raises:
             KeyError: a tensor is missing.
@@ -106,6 +106,7 @@ class Shadow:
         for name, own in self.tensors.items():
             if tensors[name].shape != own.shape:
                 raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
+        for name, own in self.tensors.items():
             own.copy_(laid_like(tensors[name], own))
 
 

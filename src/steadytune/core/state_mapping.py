@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 
-from steadytune.core.errors import CheckpointError
+from steadytune.core.checksums import checksum_of
+from steadytune.core.errors import CheckpointError, DamagedCheckpointError
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import whole
 from steadytune.core.state import FORMAT, READABLE, StackState
@@ -19,9 +20,9 @@ def as_mapping(state: StackState) -> dict[str, Any]:
     """What `torch.save` can write and `torch.load` reads with ``weights_only=True``; the tensors are shared.
 
     >>> sorted(as_mapping(StackState(3, {}, {})))
-    ['anchor', 'description', 'format', 'methods', 'teachers', 'updates', 'weights']
+    ['anchor', 'checksum', 'description', 'format', 'methods', 'teachers', 'updates', 'weights']
     """
-    return {
+    mapping = {
         "format": FORMAT,
         "updates": state.updates,
         "description": json.dumps(state.description, sort_keys=True),
@@ -30,33 +31,75 @@ def as_mapping(state: StackState) -> dict[str, Any]:
         "anchor": _full(state.anchor),
         "methods": {name: _full(own) for name, own in state.tensors.items()},
     }
+    return mapping | {"checksum": _checksum(mapping)}
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> StackState:
     """The state that `as_mapping` wrote.
 
     Raises:
+        DamagedCheckpointError: it has been changed since.
         CheckpointError: it is something else, or a newer version wrote it.
 
     >>> from_mapping(as_mapping(StackState(3, {}, {}))).updates
     3
     """
-    if mapping.get("format") not in READABLE:
+    version = mapping.get("format")
+    if not isinstance(version, int) or version not in READABLE:
         raise CheckpointError(
-            f"The checkpoint holds a state of steadytune in format {mapping.get('format')}, and this version reads up "
+            f"The checkpoint holds a state of steadytune in format {_in_short(version)}, and this version reads up "
             f"to {FORMAT}: resume with the version that wrote it."
         )
     try:
         keys = [Teacher(**key) for key in mapping["teachers"]]
-        return StackState(
-            updates=int(mapping["updates"]),
-            description=json.loads(mapping["description"]),
-            teachers=dict(zip(keys, mapping["weights"], strict=True)),
-            anchor=dict(mapping["anchor"]),
-            tensors={name: dict(own) for name, own in mapping["methods"].items()},
+        state = StackState(
+            updates=_count(mapping["updates"]),
+            description=_described(mapping["description"]),
+            teachers=dict(zip(keys, map(_tensors, mapping["weights"]), strict=True)),
+            anchor=_tensors(mapping["anchor"]),
+            tensors={str(name): _tensors(own) for name, own in mapping["methods"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"The checkpoint holds no state of steadytune that can be read ({error!r}).") from error
+        is_as_written = str(mapping["checksum"]) == _checksum(mapping)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = _in_short(error)
+        raise CheckpointError(f"The checkpoint holds no state of steadytune that can be read ({what}).") from error
+    if not is_as_written:
+        raise DamagedCheckpointError(
+            "The state of steadytune in the checkpoint is not what was written: resume from an earlier "
+            "checkpoint. (In memory it shares its tensors with the training: keep copy.deepcopy(stack.state_dict()).)"
+        )
+    return state
+
+
+def _checksum(mapping: Mapping[str, Any]) -> str:
+    texts = {name: json.dumps(mapping[name]) for name in ("format", "updates", "description", "teachers")}
+    groups = {f"teacher/{i}": weights for i, weights in enumerate(mapping["weights"])} | {"anchor": mapping["anchor"]}
+    groups |= {f"method/{name}": own for name, own in mapping["methods"].items()}
+    return checksum_of(texts, {f"{group}/{name}": t for group, own in groups.items() for name, t in own.items()})
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} updates")
+    return value
+
+
+def _described(text: Any) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError("the methods are not described")
+    return found
+
+
+def _tensors(named: Mapping[Any, Any]) -> dict[str, Tensor]:
+    for name, tensor in named.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout is not strided:
+            raise TypeError(f"{name!r} is no dense tensor")
+    return dict(named)
+
+
+def _in_short(value: Any) -> str:
+    return " ".join(repr(value).split())[:100]
 
 
 def _full(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

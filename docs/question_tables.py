@@ -35,8 +35,13 @@ def question_tables(folder: Path = QUESTIONS) -> list[str]:
 
 
 def _setting(cell: Cell) -> str:
-    plain = sum(score is not None for score in cell.scores(BASELINE, cell.test_splits[0]).values())
+    plain = sum(score is not None for score in cell.scores(BASELINE, _split(cell)).values())
     return f"{cell.task}, {cell.train_size or 'all'} rows, {cell.metric}, {plain} seeds of plain training"
+
+
+def _split(cell: Cell) -> str:
+    """What is scored on; where nothing was chosen that may be the validation rows."""
+    return cell.test_splits[0] if cell.test_splits else "validation"
 
 
 def _table(found: CellStatistics) -> Iterable[str]:
@@ -58,7 +63,7 @@ def _table(found: CellStatistics) -> Iterable[str]:
 def _pairs(cell: Cell, pairs: Sequence[tuple[str, str]]) -> list[str]:
     from steadytune.experiments.pairing import paired
 
-    split = cell.test_splits[0]
+    split = _split(cell)
     lines = []
     for first, second in pairs:
         one, other = cell.scores(first, split), cell.scores(second, split)

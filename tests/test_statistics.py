@@ -521,8 +521,11 @@ def test_one_seed_twice_is_refused() -> None:
 
 
 def test_scores_on_the_data_that_tuned_say_so() -> None:
-    found = compare_cell(cell({"none": [0.5], "smart": [0.6]}), "validation")
-    assert "too good" in found.notes[0]
+    scores: Scores = {"none": [0.5], "smart": [0.6]}
+    tried = tuple(run("smart", 0, 0.6, learning_rate=rate) for rate in (1e-4, 2e-4))
+    assert "too good" in compare_cell(cell(scores, tuning=tried), "validation").notes[0]
+    assert not compare_cell(cell(scores, tuning=tried), "test").notes
+    assert not compare_cell(cell(scores, tuning=tried[:1]), "validation").notes  # nothing was chosen
 
 
 def test_seeds_of_one_side_only_are_noted() -> None:

@@ -247,7 +247,8 @@ def _constant(runs: Iterable[RunRecord], split: str, metric: str) -> dict[str, i
 
 def _notes(cell: Cell, split: str, rows: Iterable[CandidateStatistics]) -> tuple[str, ...]:
     notes = []
-    if split not in cell.test_splits:
+    chosen_from = Counter(run.candidate for run in cell.tuning)
+    if split not in cell.test_splits and max(chosen_from.values(), default=0) > 1:
         notes.append(f"The learning rates were chosen on {split} data, so these scores are too good.")
     for row in rows:
         pair = row.against_plain

@@ -54,7 +54,7 @@ def main() -> int:
     for name in given.targets.split(","):
         found[name] = _all_cases(name, round(given.cases * SHARES[name]), given.seed)
         print(f"{name}: {_in_short(found[name])}", flush=True)
-        _write(given.output, found, given.seed, time.time() - began)
+        _write(given, found, time.time() - began)
     faults = sum(len(parts["faults"]) for parts in found.values())
     print(f"{sum(parts['cases'] for parts in found.values()):,} cases, {faults} faults: {given.output}")
     return int(faults > 0)
@@ -126,23 +126,23 @@ def _in_short(found: dict[str, Any]) -> str:
     return f"{found['ends']}, {len(found['faults'])} faults, slowest {found['slowest_seconds']:.1f} s"
 
 
-def _write(output: Path, found: dict[str, Any], seed: int, seconds: float) -> None:
+def _write(given: argparse.Namespace, found: dict[str, Any], seconds: float) -> None:
     asked = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     content = {
         "what": "Coverage-guided fuzzing: no traceback, no more than 10 s of work, no control character on the "
         "terminal, nothing left behind by what is refused, no other rows than a slow reader finds.",
-        "command": f"make fuzz CASES={sum(parts['cases'] for parts in found.values())} SEED={seed}",
+        "command": f"tests/faults/fuzz.py --cases {given.cases} --seed {given.seed} --targets {given.targets}",
         "cases": sum(parts["cases"] for parts in found.values()),
         "faults": sum(len(parts["faults"]) for parts in found.values()),
-        "seed": seed,
+        "seed": given.seed,
         "minutes": round(seconds / 60, 1),
         "targets": found,
         "commit": asked.stdout.strip(),
         "machine": {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()},
         "versions": {package: metadata.version(package) for package in PACKAGES},
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=2) + "\n")
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -623,6 +624,27 @@ def test_every_error_is_one_line(place, tiny_folder, capsys, monkeypatch, error,
     monkeypatch.setattr(run, "train", fail)
     assert main([*RUN, "--model", str(tiny_folder)]) == status
     assert capsys.readouterr().err == f"steadytune: {expected}\n"
+
+
+def test_a_ctrl_c_that_python_drops_comes_again(place, tiny_folder, capsys, monkeypatch) -> None:
+    class Held:
+        pass
+
+    def interrupted(_reference: object) -> None:
+        raise KeyboardInterrupt  # as a signal does that comes here
+
+    def train(*_: object) -> None:
+        held = Held()
+        reference = weakref.ref(held, interrupted)
+        del held
+        assert reference() is None
+        time.sleep(30)  # in C, from which only a signal wakes
+
+    monkeypatch.setattr(run, "train", train)
+    hook = sys.unraisablehook
+    assert main([*RUN, "--model", str(tiny_folder)]) == 130
+    assert capsys.readouterr().err == "steadytune: stopped.\n"
+    assert sys.unraisablehook is hook
 
 
 IMPORTED = """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steadytune.cli import options
-from steadytune.cli.stopped import Stopped
+from steadytune.cli.stopped import Stopped, no_interrupt_lost
 from steadytune.cli.verbs import named_in, program
 from steadytune.core.errors import SteadytuneError
 
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = arguments
         if COMPLETION in os.environ:
             words = [word for name in WORDS for word in os.environ.get(name, "").split()]
-        status = program(named_in(words))(arguments, prog_name="steadytune", standalone_mode=False) or 0
+        with no_interrupt_lost():
+            status = program(named_in(words))(arguments, prog_name="steadytune", standalone_mode=False) or 0
         return _fail("stopped.", status) if status == INTERRUPTED else status  # typer's answer to Ctrl-C
     except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
         if debug:

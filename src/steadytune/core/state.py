@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,11 @@ def write_state(folder: Path, state: StackState, *, write: bool = True, seal: bo
         seal: also note the checksums of what lies in the folder, where all else of the checkpoint is written.
     """
     path = folder / FILE_NAME
-    groups = {f"teacher/{index}": weights for index, weights in enumerate(state.teachers.values())}
-    groups |= {"anchor": state.anchor} | {f"method/{name}": own for name, own in state.tensors.items()}
     tensors: dict[str, Tensor] = {}
-    for group, weights in groups.items():
-        for name, tensor in weights.items():
-            full = whole(tensor.detach())
-            if write:  # tied or shared storage is not for safetensors to find out about
-                tensors[f"{group}/{name}"] = full.contiguous().clone()
+    for name, tensor in all_tensors(state.teachers.values(), state.anchor, state.tensors).items():
+        full = whole(tensor.detach())
+        if write:  # tied or shared storage is not for safetensors to find out about
+            tensors[name] = full.contiguous().clone()
     if not write:
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +75,15 @@ def write_state(folder: Path, state: StackState, *, write: bool = True, seal: bo
     with replaced_when_whole(path) as unfinished:
         save_file(tensors, unfinished, metadata=metadata)
     return path
+
+
+def all_tensors(
+    teachers: Iterable[Mapping[str, Tensor]], anchor: Mapping[str, Tensor], methods: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Every tensor of a state by its name in the file."""
+    groups = {f"teacher/{index}": weights for index, weights in enumerate(teachers)} | {"anchor": anchor}
+    groups |= {f"method/{name}": own for name, own in methods.items()}
+    return {f"{group}/{name}": tensor for group, own in groups.items() for name, tensor in own.items()}
 
 
 def read_state(folder: Path) -> StackState:

@@ -13,7 +13,7 @@ from steadytune.core.checksums import checksum_of
 from steadytune.core.errors import CheckpointError, DamagedCheckpointError
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import whole
-from steadytune.core.state import FORMAT, READABLE, StackState
+from steadytune.core.state import FORMAT, READABLE, StackState, all_tensors
 
 
 def as_mapping(state: StackState) -> dict[str, Any]:
@@ -73,9 +73,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> StackState:
 
 def _checksum(mapping: Mapping[str, Any]) -> str:
     texts = {name: json.dumps(mapping[name]) for name in ("format", "updates", "description", "teachers")}
-    groups = {f"teacher/{i}": weights for i, weights in enumerate(mapping["weights"])} | {"anchor": mapping["anchor"]}
-    groups |= {f"method/{name}": own for name, own in mapping["methods"].items()}
-    return checksum_of(texts, {f"{group}/{name}": t for group, own in groups.items() for name, t in own.items()})
+    return checksum_of(texts, all_tensors(mapping["weights"], mapping["anchor"], mapping["methods"]))
 
 
 def _count(value: Any) -> int:

@@ -242,8 +242,7 @@ class Search:
         settings = self._settings(params)
         refusal = self._refusal(settings)
         if refusal is not None:
-            trial.set_user_attr(LEFT_OUT, refusal)
-            self._study.tell(trial.number, state=TrialState.PRUNED)  # so that the sampler turns away from it
+            self._leave_out(trial, refusal)
         return trial.number, settings, refusal
 
     def _end_half_proposed(self) -> None:
@@ -254,8 +253,13 @@ class Search:
             if not self._whole(trial):
                 self._study.tell(trial.number, state=TrialState.FAIL)  # which the sampler does not look at
             elif (refusal := self._refusal(self._settings(trial.params))) is not None:
-                self._note(trial, LEFT_OUT, refusal)
-                self._study.tell(trial.number, state=TrialState.PRUNED)
+                self._leave_out(trial, refusal)
+
+    def _leave_out(self, trial: optuna.Trial | FrozenTrial, refusal: str) -> None:
+        from optuna.trial import TrialState
+
+        self._note(trial, LEFT_OUT, refusal)
+        self._study.tell(trial.number, state=TrialState.PRUNED)  # so that the sampler turns away from it
 
     def _settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {d.name: d.value(params[d.label]) for d in self.space}
@@ -287,7 +291,7 @@ class Search:
                 return trial
         return None
 
-    def _note(self, trial: FrozenTrial, key: str, value: str) -> None:
+    def _note(self, trial: optuna.Trial | FrozenTrial, key: str, value: str) -> None:
         """Note something on a trial that another process began, for which Optuna has private names alone."""
         self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
 

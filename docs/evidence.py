@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.experiments.records import BASELINE, Cell, RunRecord
-from steadytune.experiments.report_text import interval, signed
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.support.text import interval, signed
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 #: Of these less is better.

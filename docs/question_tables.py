@@ -9,8 +9,8 @@ from pathlib import Path
 from evidence import RESULTS, kept_cells
 
 from steadytune.experiments.records import BASELINE, Cell
-from steadytune.experiments.report_text import interval, signed
 from steadytune.experiments.statistics import CellStatistics, compare_cell
+from steadytune.support.text import interval, signed
 
 QUESTIONS = RESULTS / "questions"
 #: Of each comparison, which pairs of methods its question is about: the second against the first.

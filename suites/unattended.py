@@ -253,7 +253,7 @@ def work(bundle: str, todo: Any, done: Any) -> None:
 
 def broken_off(error: Exception) -> dict[str, Any]:
     """What is kept of a run that an error ended; the stack raises one when a number is no longer finite."""
-    from steadytune.core.errors import DivergedError
+    from steadytune.errors import DivergedError
 
     status = "diverged" if isinstance(error, DivergedError) else "failed"
     return {"status": status, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

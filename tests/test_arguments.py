@@ -28,7 +28,7 @@ from steadytune import (
     smoothness,
     swa,
 )
-from steadytune.core.errors import CheckpointError, HostError, MethodError
+from steadytune.errors import CheckpointError, HostError, MethodError
 from steadytune.methods.r3f import R3F
 
 

@@ -25,8 +25,7 @@ import yaml
 from safetensors.torch import load_file
 
 from steadytune.cli import main
-from steadytune.core.atomic import this_process
-from steadytune.core.errors import DivergedError, MethodError, SettingsError
+from steadytune.errors import DivergedError, MethodError, SettingsError
 from steadytune.experiments import cells as cells_file
 from steadytune.experiments import engine
 from steadytune.experiments import run as run_file
@@ -42,6 +41,7 @@ from steadytune.experiments.run import Extent, train
 from steadytune.experiments.settings import TrainSettings, resolve
 from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods
+from steadytune.support.atomic_files import this_process
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

@@ -12,8 +12,8 @@ from steadytune import Stack
 from steadytune.contract import tiny
 from steadytune.contract.accounting import counted_passes, measured_memory
 from steadytune.core.composition import total_cost
-from steadytune.core.errors import MethodError
 from steadytune.core.method import LossMethod, Method, StepMethod
+from steadytune.errors import MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
 
 CLASSES = {m.name: m for m in method_classes()}

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
+from steadytune.support.text import excerpt
 from steadytune.tasks import csv_files, json_lines, load_files
-from steadytune.tasks.locations import excerpt
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOOD = "text,label\ngood,pos\nbad,neg\nfine,pos\npoor,neg\n"

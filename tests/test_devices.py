@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from steadytune.contract import tiny
-from steadytune.core.errors import HostError
 from steadytune.core.sharding import is_sharded, laid_like, whole
 from steadytune.core.stack import Stack
 from steadytune.core.wrappers import unwrapped
+from steadytune.errors import HostError
 
 pytestmark = pytest.mark.long
 

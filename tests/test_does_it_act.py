@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, GPT2Config, GPT2LMHeadModel
 
 from steadytune import Stack, SteadyTrainer, alum, bregman, neftune, r3f, r_drop, smart, smoothness, vat
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 LARGER: dict[str, Any] = {"radius": 1e-2, "noise_std": 1e-3, "step_size": 1e-1}
 

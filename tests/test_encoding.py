@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments import encoding
 from steadytune.experiments.answer_spans import best_span
 from steadytune.experiments.encoders import IGNORED, encoder_for

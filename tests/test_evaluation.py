@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.evaluation.annotators import agreement, by_agreement, distance
 from steadytune.evaluation.calibration import (
     BINS,

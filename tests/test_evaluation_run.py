@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from steadytune.cli import main
-from steadytune.core.errors import ModelNotFoundError, SettingsError
+from steadytune.errors import ModelNotFoundError, SettingsError
 from steadytune.evaluation import attack
 from steadytune.experiments import evaluate as evaluate_file
 from steadytune.experiments import evaluate_rows

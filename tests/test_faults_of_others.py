@@ -40,7 +40,6 @@ from steadytune.contract.tiny import one_update
 from steadytune.core import noise
 from steadytune.core.ascent import ascend, ascend_in_l2
 from steadytune.core.divergence import symmetric_kl
-from steadytune.core.errors import HostError
 from steadytune.core.fisher import fisher_information, largest
 from steadytune.core.method import OPTIMIZER, Method, OptimizerMethod
 from steadytune.core.optimizer_groups import adam_groups
@@ -51,6 +50,7 @@ from steadytune.core.shadow import copied
 from steadytune.core.step import Step
 from steadytune.core.tap import Tap, word_embedding
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 from steadytune.methods import child_tuning as child_file
 from steadytune.methods import mixout as mixout_file
 from steadytune.methods.alum import Alum

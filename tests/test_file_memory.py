@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.tasks import csv_files, multi_label_files, tag_files
 from steadytune.tasks.files import load_files
 

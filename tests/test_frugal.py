@@ -22,7 +22,6 @@ from steadytune import Stack, bregman, smart, smoothness
 from steadytune.contract.families import batch_for, build
 from steadytune.contract.tiny import move_teachers, noise_by_position
 from steadytune.core.cost import Cost
-from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import PLAIN_STEP
 from steadytune.core.method import LossMethod
 from steadytune.core.part import part_of_inputs
@@ -30,6 +29,7 @@ from steadytune.core.randomness import Streams, derive_seed
 from steadytune.core.scaling import PerItem
 from steadytune.core.state_mapping import as_mapping, from_mapping
 from steadytune.core.step import Step
+from steadytune.errors import CheckpointError, HostError, MethodError
 
 FELT: dict[str, Any] = {"weight": 20.0, "radius": 0.05, "noise_std": 0.02, "step_size": 0.05}
 

@@ -15,9 +15,9 @@ from steadytune.contract.families import batch_for, build
 from steadytune.core import chunked_divergence
 from steadytune.core.chunked_divergence import by_position
 from steadytune.core.divergence import one_way_divergence, symmetric_kl
-from steadytune.core.errors import HostError
 from steadytune.core.heads import logits_of, prediction_of
 from steadytune.core.tap import Tap
+from steadytune.errors import HostError
 
 CASES = [
     ("BERT", "classification"),

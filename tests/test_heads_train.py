@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import EvalPrediction
 
 from steadytune.cli import main
-from steadytune.core.errors import DataError, ModelNotFoundError, SettingsError
+from steadytune.errors import DataError, ModelNotFoundError, SettingsError
 from steadytune.experiments import run as run_file
 from steadytune.experiments import scoring
 from steadytune.experiments.models import load_model

@@ -17,8 +17,8 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from steadytune import Stack, bregman, ema, freelb, mixout, noisytune, r_drop, smart, smoothness, swa
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.session import Session
+from steadytune.errors import CheckpointError, HostError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "accelerate_loop.py"
 LARGE: dict[str, Any] = {"radius": 1e-2, "noise_std": 1e-2}

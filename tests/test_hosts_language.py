@@ -38,7 +38,7 @@ from steadytune import (
     smart,
     smoothness,
 )
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 from steadytune.hosts.fused_head import WithLogits, has_fused_head
 
 trl = pytest.importorskip("trl", reason="the extra `trl`")

@@ -28,8 +28,8 @@ from steadytune import (
     swa,
 )
 from steadytune.contract.surroundings import _surface
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.session import Session
+from steadytune.errors import CheckpointError, HostError
 from steadytune.hosts.lightning_module import STATE, SteadyModuleMixin
 
 lightning = pytest.importorskip("lightning", reason="the extra `lightning`")

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from steadytune import SteadyTrainer, bregman, freelb, l2_sp, neftune, smart, smoothness
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 LARGE: dict[str, Any] = {"radius": 1e-2, "noise_std": 1e-2}
 Row = dict[str, Tensor]

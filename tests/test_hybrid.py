@@ -27,8 +27,8 @@ from transformers import (
 
 from steadytune import Stack
 from steadytune.cli import main
-from steadytune.core.errors import DataError, HostError, ModelNotFoundError, SettingsError
 from steadytune.core.pretrained import pretrained_parameters
+from steadytune.errors import DataError, HostError, ModelNotFoundError, SettingsError
 from steadytune.experiments.hybrid import load_language_model, train_hybrid
 from steadytune.experiments.hybrid_settings import HybridSettings
 from steadytune.experiments.progress import Silent

@@ -26,10 +26,10 @@ from transformers import (
 from steadytune import Stack, bregman, ema, noisytune, smart, smoothness
 from steadytune.core import ascent
 from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.method import Method, WeightMethod
 from steadytune.core.step import Step
 from steadytune.core.tap import Tap, word_embedding
+from steadytune.errors import CheckpointError, HostError, MethodError
 from steadytune.methods.bregman import Bregman
 
 #: Every method and group, by a factor for its weight; the perturbations are large enough to matter.

@@ -36,8 +36,8 @@ from steadytune import (
     swa,
 )
 from steadytune.contract.surroundings import _surface
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.training import Attachment
+from steadytune.errors import CheckpointError, HostError
 
 
 def sgd(model: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:

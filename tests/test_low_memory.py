@@ -20,9 +20,9 @@ from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, l2_sp, r3f, r
 from steadytune.contract import tiny
 from steadytune.contract.accounting import _bytes_alive, counted_passes, measured_memory
 from steadytune.core.composition import total_cost
-from steadytune.core.errors import HostError, MethodError
 from steadytune.core.low_memory import Memory
 from steadytune.core.method import LossMethod, Method
+from steadytune.errors import HostError, MethodError
 from steadytune.experiments.settings import TrainSettings
 from steadytune.hosts.lightning_module import SteadyModuleMixin
 from steadytune.methods.registry import method_classes

@@ -12,7 +12,7 @@ from transformers import Trainer
 from steadytune import Stack, SteadyMixin, SteadyTrainer, neftune, smart
 from steadytune.cli import console
 from steadytune.cli.train import LARGE, told_of_checkpoints
-from steadytune.core.errors import HostError, MethodError
+from steadytune.errors import HostError, MethodError
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.verdict import too_few_seeds
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
 from steadytune import Stack, noisytune, perturb_weights
-from steadytune.core.errors import MethodError
+from steadytune.errors import MethodError
 from steadytune.methods.noisytune import NoisyTune, WeightNoiseReport, unit_noise
 
 WORDS = "bert.embeddings.word_embeddings.weight"

@@ -13,7 +13,7 @@ import pytest
 import transformers
 
 import steadytune
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments import interactive
 from steadytune.experiments.report import Report
 

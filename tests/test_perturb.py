@@ -21,14 +21,14 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, Ll
 import steadytune
 from steadytune import Stack, noisytune
 from steadytune.cli import main
-from steadytune.core.atomic import this_process
-from steadytune.core.errors import CheckpointError, MethodError, SettingsError
+from steadytune.errors import CheckpointError, MethodError, SettingsError
 from steadytune.experiments import checkpoint_files
 from steadytune.experiments.checkpoint_files import StoredTensor
 from steadytune.experiments.perturb import RECORD, PerturbedCheckpoint, perturb_checkpoint
 from steadytune.experiments.run import train
 from steadytune.experiments.settings import TrainSettings
 from steadytune.methods import noisytune as noisytune_module
+from steadytune.support.atomic_files import this_process
 
 tiny_folder = tiny_model.tiny_folder
 

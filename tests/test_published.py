@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 from comparisons import cell, comparison
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import execute
 from steadytune.experiments.grid import CompareSettings, candidates

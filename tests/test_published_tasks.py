@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.tasks import load_evaluation_sets, load_task, loading, task_names, task_record
 from steadytune.tasks.evaluation_sets import SETS, common_classes
 from steadytune.tasks.loading import load_published, place_of

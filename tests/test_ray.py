@@ -19,7 +19,7 @@ pytest.importorskip("ray")
 import ray
 from ray.cluster_utils import Cluster
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments import engine_ray
 from steadytune.experiments.cells import plan_cells
 from steadytune.experiments.compare import compare

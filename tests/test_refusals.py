@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from steadytune import noisytune
-from steadytune.core.errors import HostError, MethodError
 from steadytune.core.randomness import require_replay
+from steadytune.errors import HostError, MethodError
 
 
 def tiny_llama() -> LlamaForCausalLM:

@@ -14,7 +14,7 @@ import tiny_model
 from test_compare import InProcess, Notes, outcome
 
 from steadytune.cli import main
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.compare import compare
 from steadytune.experiments.grid import CompareSettings
 from steadytune.experiments.remote import RemoteFolder

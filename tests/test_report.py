@@ -24,13 +24,14 @@ from rich.console import Console
 
 from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.experiments.report import Report, report
 from steadytune.experiments.report_curves import size_curves, sweep_curves, training_curves
 from steadytune.experiments.report_evaluation import calibration_curves, calibration_rows, robustness_curves
 from steadytune.experiments.report_plots import spread
-from steadytune.experiments.report_text import plain_text, shortened, signed, table_cell
+from steadytune.experiments.report_text import table_cell
+from steadytune.support.text import plain_text, shortened, signed
 from steadytune.tasks.registry import task_record
 
 HOSTILE = (

@@ -17,7 +17,7 @@ from pyarrow import parquet
 from transformers import AutoModel, AutoTokenizer
 
 from steadytune.cli import main
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.evaluation import sentences
 from steadytune.evaluation.sentences import checked_layer, sentence_vectors
 from steadytune.experiments import evaluate as evaluate_file

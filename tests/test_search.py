@@ -17,7 +17,7 @@ import tiny_model
 
 pytest.importorskip("optuna")
 
-from steadytune.core.errors import MethodError, SettingsError
+from steadytune.errors import MethodError, SettingsError
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import Watch, execute, kept_record
 from steadytune.experiments.grid import CompareSettings, Plan

@@ -12,7 +12,7 @@ from datasets import Dataset
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.tasks import compute_metrics, take_subset
 from steadytune.tasks.answers import question_answering_scores
 from steadytune.tasks.retrieval import best_threshold, mined_pairs, mining_scores, retrieval_accuracy

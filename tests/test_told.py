@@ -21,21 +21,22 @@ from rich.console import Console
 
 from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.cells import CellPlan
 from steadytune.experiments.compare_folder import CONFIG
 from steadytune.experiments.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
 from steadytune.experiments.evaluate import check_run
 from steadytune.experiments.grid import CompareSettings, Place
 from steadytune.experiments.leading import leader
-from steadytune.experiments.plain_yaml import write_yaml
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
 from steadytune.experiments.report import Report
 from steadytune.experiments.report_card import best_run
-from steadytune.experiments.report_text import interval, plain_text, signed, table_cell
+from steadytune.experiments.report_text import table_cell
 from steadytune.experiments.statistics import compare_cell
 from steadytune.experiments.unfinished import unfinished
 from steadytune.experiments.verdict import verdict
+from steadytune.support.plain_yaml import write_yaml
+from steadytune.support.text import interval, plain_text, signed
 from steadytune.tasks.metrics import compute_metrics
 
 #: What a model scores that predicts the class 1 of two for each of 100 rows, 51 of them rightly.

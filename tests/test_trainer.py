@@ -25,9 +25,9 @@ from transformers import (
 )
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, noisytune, smart, smoothness
-from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.scaling import scales_by_items
 from steadytune.core.session import Session
+from steadytune.errors import CheckpointError, HostError, MethodError
 from steadytune.methods.noisytune import NoisyTune
 
 STATE = "steadytune.safetensors"

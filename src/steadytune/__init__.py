@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from steadytune.version import __version__
+
 if TYPE_CHECKING:
-    from steadytune.core.errors import SteadytuneError as SteadytuneError
     from steadytune.core.explain import Explanation as Explanation
     from steadytune.core.stack import Stack as Stack
+    from steadytune.errors import SteadytuneError as SteadytuneError
     from steadytune.experiments.interactive import compare as compare
     from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
     from steadytune.experiments.report import report as report
@@ -50,10 +52,9 @@ if TYPE_CHECKING:
     from steadytune.methods.weight_averaging import WeightAveraging as weight_averaging
     from steadytune.methods.wise_ft import WiseFT as wise_ft
 
-__version__ = "0.1.0"
 
 _HOME = {
-    "SteadytuneError": "steadytune.core.errors:SteadytuneError",
+    "SteadytuneError": "steadytune.errors:SteadytuneError",
     "Explanation": "steadytune.core.explain:Explanation",
     "Stack": "steadytune.core.stack:Stack",
     "SteadyMixin": "steadytune.hosts.trainer:SteadyMixin",

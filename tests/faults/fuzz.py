@@ -98,7 +98,7 @@ def _work(name: str, first: int, cases: int, seed: int) -> int:
     from fuzz_coverage import Case, fuzz
     from fuzz_model import tiny_model_folder
 
-    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.support.quiet_libraries import quiet_libraries
 
     torch.set_num_threads(1)
     quiet_libraries()

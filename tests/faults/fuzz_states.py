@@ -17,7 +17,7 @@ from fuzz_coverage import Case
 from torch import Tensor
 
 from steadytune import Stack
-from steadytune.core.errors import CheckpointError
+from steadytune.errors import CheckpointError
 from steadytune.methods.registry import build_methods
 
 METHODS = ("smart", "recadam", "mixout", "weight_averaging")

@@ -15,8 +15,8 @@ from forked import OUTPUT, Running, attempt
 from killing import NEVER, Undisturbed
 from places import Command, compare_command, differences, results, train_command
 
-from steadytune.core import atomic
 from steadytune.hosts.checkpoints import remove_older
+from steadytune.support import atomic_files as atomic
 
 TRAIN = train_command("noisytune,bregman", max_steps=8, save_total_limit=1, logging_steps=3)
 COMPARE = compare_command("noisytune", learning_rates="1e-3", max_steps=2)

@@ -27,13 +27,13 @@ from safetensors.torch import load_file, save_file
 
 import steadytune
 from steadytune.cli.console import PlainTable
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.experiments.evaluate import check_run
 from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.plain_yaml import read_yaml, write_yaml
 from steadytune.experiments.predictions import read_predictions
 from steadytune.experiments.remote import open_remote
 from steadytune.experiments.settings import TrainSettings, read_config
+from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.tasks import load_files
 
 SOURCE = Path(steadytune.__file__).parent

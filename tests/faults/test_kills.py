@@ -21,7 +21,7 @@ from places import (
     train_command,
 )
 
-from steadytune.core import atomic
+from steadytune.support import atomic_files as atomic
 
 #: 8 updates with 4 checkpoints, of which one is kept.
 TRAIN = train_command("noisytune,bregman", max_steps=8, save_total_limit=1, logging_steps=3)

@@ -11,7 +11,7 @@ from typing import Any
 from steadytune.cli import options
 from steadytune.cli.stopped import Stopped, no_interrupt_lost
 from steadytune.cli.verbs import named_in, program
-from steadytune.core.errors import SteadytuneError
+from steadytune.errors import SteadytuneError
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 #: Of an error, in characters; a path or a value in it can be a megabyte.

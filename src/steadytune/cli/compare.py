@@ -17,7 +17,7 @@ from steadytune.experiments.data import check_source
 from steadytune.experiments.grid import CompareSettings, candidates, places
 from steadytune.experiments.models import find_model
 from steadytune.experiments.settings import parse_assignments, resolve
-from steadytune.experiments.wording import counted
+from steadytune.support.text import counted
 
 
 def run_comparison(given: TrainOptions) -> None:
@@ -38,8 +38,8 @@ def run_comparison(given: TrainOptions) -> None:
         return
     from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
     from steadytune.experiments.compare import compare
-    from steadytune.experiments.quiet import quiet_libraries
     from steadytune.experiments.remote import open_remote
+    from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     console = Console()
@@ -71,8 +71,8 @@ def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
     """Say what there is to run; of results at a URL, what lies on this machine counts as made."""
     from steadytune.cli.plan_view import show_plan
     from steadytune.experiments.compare_plan import plan_comparison
-    from steadytune.experiments.quiet import quiet_libraries
     from steadytune.experiments.remote import open_remote
+    from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     remote = open_remote(settings.output_dir)

@@ -11,21 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from steadytune.cli.console import printable
 from steadytune.experiments.pairing import Paired
-from steadytune.experiments.report_text import (
-    chance,
-    duration,
-    interval_or_dash,
-    label,
-    number,
-    rate,
-    ratio,
-    signed,
-    size,
-)
+from steadytune.experiments.report_text import label, size
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
 from steadytune.experiments.verdict import verdict
+from steadytune.support.text import chance, duration, interval_or_dash, number, printable, rate, ratio, signed
 
 if TYPE_CHECKING:
     from steadytune.experiments.grid import Plan

@@ -20,8 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from steadytune.experiments.report_text import duration
-from steadytune.experiments.wording import counted
+from steadytune.support.text import counted, duration, printable
 
 SHOWN = (
     *("accuracy", "exact_match", "f1", "f1_micro", "matthews", "pearson", "spearman", "mse"),
@@ -130,15 +129,6 @@ def byte_bar(console: Console, what: str, *, quiet: bool) -> Iterator[Callable[[
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def printable(text: str) -> str:
-    """Replace control characters, so that text out of data files cannot steer the terminal.
-
-    >>> printable("a\\x1b[31mb")
-    'a\\\\x1b[31mb'
-    """
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def shortened(name: str) -> str:

@@ -101,7 +101,7 @@ def show_explanation(
 
 def _load(model: str) -> nn.Module:
     from steadytune.experiments.models import load_model
-    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.support.quiet_libraries import quiet_libraries
     from steadytune.tasks.task import Task
 
     quiet_libraries()

@@ -9,8 +9,8 @@ from importlib import metadata
 
 from rich.console import Console
 
-from steadytune import __version__
-from steadytune.core.errors import SteadytuneError
+from steadytune.errors import SteadytuneError
+from steadytune.version import __version__
 
 
 def show_doctor() -> None:

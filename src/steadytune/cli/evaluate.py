@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.console import printable
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.evaluate import EvaluateOptions, check_run, is_run
+from steadytune.support.text import printable
 
 
 def run_evaluation(
@@ -36,7 +36,7 @@ def run_evaluation(
 
     from steadytune.cli.evaluate_view import tables
     from steadytune.experiments.evaluate import FILE_NAME, evaluate
-    from steadytune.experiments.quiet import quiet_libraries
+    from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     console = Console()

@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from steadytune.cli.console import PlainTable, printable
+from steadytune.cli.console import PlainTable
+from steadytune.support.text import printable
 
 Content = Mapping[str, Any]
 MOST_METRICS = 4

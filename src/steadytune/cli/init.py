@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from steadytune.cli.console import show_lines
-from steadytune.core.atomic import replaced_when_whole
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.configuration import configuration, cost, recommended, seen
 from steadytune.experiments.first_look import Look, first_look
 from steadytune.experiments.settings import resolve_settings
+from steadytune.support.atomic_files import replaced_when_whole
 
 VERBS = ("compare", "train")
 

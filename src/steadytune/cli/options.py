@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from steadytune.cli import suggestions
-from steadytune.core.errors import did_you_mean
+from steadytune.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

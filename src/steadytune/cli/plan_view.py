@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from steadytune.cli.console import PlainTable, show_lines
-from steadytune.experiments.report_text import label, rate, ratio, size
+from steadytune.experiments.report_text import label, size
+from steadytune.support.text import rate, ratio
 
 if TYPE_CHECKING:
     from steadytune.experiments.compare_plan import ComparisonPlan, PlannedCell

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steadytune.cli.console import printable
-from steadytune.core.errors import SettingsError, SteadytuneError
+from steadytune.errors import SettingsError, SteadytuneError
+from steadytune.support.text import printable
 
 
 def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:

@@ -9,9 +9,9 @@ from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.data import check_source
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
-from steadytune.experiments.quiet import quiet_libraries
 from steadytune.experiments.settings import parse_assignments, resolve_settings
-from steadytune.experiments.wording import counted
+from steadytune.support.quiet_libraries import quiet_libraries
+from steadytune.support.text import counted
 
 #: Bytes of checkpoints from which on they are worth a line.
 LARGE = 50_000_000

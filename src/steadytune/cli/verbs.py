@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadytune import __version__
 from steadytune.cli import suggestions
+from steadytune.version import __version__
 
 if TYPE_CHECKING:
     from steadytune.cli.options import TrainOptions

@@ -8,7 +8,7 @@ import traceback
 import torch
 
 from steadytune.contract.suite import PROPERTIES, check, reason_not_applicable, variants
-from steadytune.core.errors import SteadytuneError
+from steadytune.errors import SteadytuneError
 from steadytune.methods.registry import method_classes
 
 

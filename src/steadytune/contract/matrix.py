@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import torch
 
 from steadytune.contract.families import FAMILIES, HEADS, batch_for, build, model_class, pairs
-from steadytune.core.errors import HostError, MethodError
 from steadytune.core.method import LossMethod, Method
 from steadytune.core.stack import Stack
+from steadytune.errors import HostError, MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
 
 #: The reason of each refusal by family, head and method.

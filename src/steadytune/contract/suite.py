@@ -8,8 +8,8 @@ from typing import Any
 
 from steadytune.contract import accounting, numerics, surroundings
 from steadytune.contract.subject import Subject
-from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.method import Method
+from steadytune.errors import MethodError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainingArguments
 
 from steadytune.contract import tiny
 from steadytune.contract.subject import Subject
-from steadytune.core.errors import MethodError
 from steadytune.core.method import Method
 from steadytune.core.stack import Stack
+from steadytune.errors import MethodError
 from steadytune.hosts.trainer import SteadyTrainer
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadytune.core.errors import HostError, MethodError
 from steadytune.core.sharding import is_sharded_model
+from steadytune.errors import HostError, MethodError
 
 
 def whole_seed(seed: Any) -> int:

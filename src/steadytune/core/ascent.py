@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 Projection = Literal["linf", "token"]
 

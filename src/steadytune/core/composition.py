@@ -9,8 +9,8 @@ from typing import Any
 
 import steadytune
 from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.method import LossMethod, Method, StepMethod
+from steadytune.errors import MethodError, did_you_mean
 
 MethodOrMethods = Method | Iterable[Method]
 

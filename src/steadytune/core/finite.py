@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import DivergedError, HostError
 from steadytune.core.sharding import is_sharded, own_part
+from steadytune.errors import DivergedError, HostError
 
 #: Entries of a parameter that is looked at in each update. A gradient that is not finite reaches the biases and norms
 #: of every layer below it, and those together are a thousandth of a transformer.
@@ -63,7 +63,7 @@ class FiniteWatch:
         tensor(1)
         >>> watch.before_step(update=1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        steadytune.core.errors.DivergedError: training diverged in update 1; not a finite number: ...
+        steadytune.errors.DivergedError: training diverged in update 1; not a finite number: ...
     """
 
     def __init__(self, model: nn.Module) -> None:

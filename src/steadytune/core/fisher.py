@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core import randomness
-from steadytune.core.errors import HostError
 from steadytune.core.sharding import is_sharded_model, mean_of_processes
 from steadytune.core.training import Training
+from steadytune.errors import HostError
 
 
 def fisher_information(training: Training, names: Sequence[str], owner: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 #: How two predictions are compared: as distributions over classes, as numbers, as independent yes/no answers.
 Prediction = Literal["classification", "regression", "multi_label"]

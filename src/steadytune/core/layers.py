@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.pretrained import pretrained_parameters
+from steadytune.errors import HostError
 
 
 def layer_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:

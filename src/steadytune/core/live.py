@@ -9,8 +9,8 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import LossMethod, Method, WeightMethod
+from steadytune.errors import HostError
 
 
 class Holder(Protocol):

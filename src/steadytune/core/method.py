@@ -19,8 +19,8 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from steadytune.core.cost import CLEAN_PASS, PLAIN_STEP, Cost
-from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.hyperparameters import allowed_values, hyperparameter, is_allowed
+from steadytune.errors import MethodError, did_you_mean
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import HostError
 from steadytune.core.tap import Seen
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 #: What Adam uses where the host's optimizer (SGD, say) has no such setting.
 ADAM_DEFAULTS: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}

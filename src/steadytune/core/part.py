@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import HostError
 from steadytune.core.scaling import PerItem
+from steadytune.errors import HostError
 
 if TYPE_CHECKING:
     from steadytune.core.step import Step

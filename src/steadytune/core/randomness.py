@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import HostError
+from steadytune.errors import HostError
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from steadytune.core import randomness
 from steadytune.core.arguments import require_training_mode
-from steadytune.core.errors import HostError
 from steadytune.core.finite import FiniteWatch
 from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
 from steadytune.core.low_memory import LowMemory, Memory, checked
@@ -25,6 +24,7 @@ from steadytune.core.session import Session
 from steadytune.core.sharding import process_rank
 from steadytune.core.step import CleanPass, PassCounts, Step
 from steadytune.core.tally import Tally
+from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.method import LossMethod, Method, ModelMethod, StepMethod, WeightMethod
 from steadytune.core.pretrained import pretrained_parameters
 from steadytune.core.shadow import Shadow, Teacher, copied, trainable
@@ -17,6 +16,7 @@ from steadytune.core.state import StackState
 from steadytune.core.tap import Tap, is_length_first, word_embedding
 from steadytune.core.training import Attachment, Batches, Training
 from steadytune.core.wrappers import refusal_when_sharded, refuse_engines
+from steadytune.errors import CheckpointError, HostError
 
 
 class Session:

@@ -14,7 +14,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from steadytune.core.arguments import require_model, require_optimizer, require_total_updates, whole_seed
 from steadytune.core.composition import MethodOrMethods, conflicts, flatten
 from steadytune.core.description import description, differences, with_new_settings
-from steadytune.core.errors import CheckpointError, HostError, MethodError
 from steadytune.core.explain import Explanation, explain
 from steadytune.core.finite import FiniteWatch, require_finite_start, require_finite_weights
 from steadytune.core.live import claim, refuse_second
@@ -28,6 +27,7 @@ from steadytune.core.state import StackState, read_state, write_state
 from steadytune.core.state_mapping import as_mapping, from_mapping
 from steadytune.core.training import Batches
 from steadytune.core.wrappers import unwrapped
+from steadytune.errors import CheckpointError, HostError, MethodError
 
 logger = logging.getLogger("steadytune")
 

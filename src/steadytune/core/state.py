@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steadytune.core.atomic import replaced_when_whole
 from steadytune.core.checksums import checksum_of, checksums, first_damaged
-from steadytune.core.errors import CheckpointError, DamagedCheckpointError
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import whole
+from steadytune.errors import CheckpointError, DamagedCheckpointError
+from steadytune.support.atomic_files import replaced_when_whole
 
 FILE_NAME = "steadytune.safetensors"
 FORMAT = 2

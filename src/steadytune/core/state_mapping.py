@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, strided
 
 from steadytune.core.checksums import checksum_of
-from steadytune.core.errors import CheckpointError, DamagedCheckpointError
 from steadytune.core.shadow import Teacher
 from steadytune.core.sharding import whole
 from steadytune.core.state import FORMAT, READABLE, StackState, all_tensors
+from steadytune.errors import CheckpointError, DamagedCheckpointError
 
 
 def as_mapping(state: StackState) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from steadytune.core import divergence as divergences
 from steadytune.core import noise, randomness
-from steadytune.core.errors import HostError
 from steadytune.core.heads import Prediction, logits_of
 from steadytune.core.part import part_of_inputs, rows_of
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Shadow, Teacher
 from steadytune.core.tap import Seen, Tap
 from steadytune.core.wrappers import buffers_as_they_are
+from steadytune.errors import HostError
 
 Masks = Literal["same", "fresh"]
 

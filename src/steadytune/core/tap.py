@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.precision import precision_now
+from steadytune.errors import HostError
 
 
 def word_embedding(model: nn.Module) -> nn.Module:

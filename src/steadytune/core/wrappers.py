@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import Method
+from steadytune.errors import HostError
 
 #: Wrappers by the name of their class, so that nothing is imported to ask; the reason completes the message.
 REFUSED = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.evaluation.calibration import log_probabilities
 
 if TYPE_CHECKING:

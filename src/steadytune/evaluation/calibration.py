@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np

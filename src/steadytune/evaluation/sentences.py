@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.evaluation.passes import at_rest
 
 if TYPE_CHECKING:

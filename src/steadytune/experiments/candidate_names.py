@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.scalars import scalar
 
 _WRITTEN = re.compile(r"\s*(?P<name>[^()\s]+)\s*(?:\((?P<settings>[^()]*)\)\s*)?")

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from steadytune.core.errors import CheckpointError
+from steadytune.errors import CheckpointError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Weights in other formats: copied beside changed safetensors they would be other weights.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadytune.core.errors import CheckpointError, SettingsError, did_you_mean
+from steadytune.errors import CheckpointError, SettingsError, did_you_mean
 from steadytune.experiments.checkpoint_files import StoredTensor
 
 #: The class that a model is trained as, by head; see `models.load_model`.

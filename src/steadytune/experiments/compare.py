@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from steadytune.core.atomic import this_process
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
 from steadytune.experiments.compare_folder import CONFIG, claim, commit, refuse_foreign
 from steadytune.experiments.engine import Engine, is_locked, kept_record
@@ -22,6 +21,7 @@ from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecor
 from steadytune.experiments.remote import RemoteFolder, open_remote
 from steadytune.experiments.verdict import too_few_seeds
 from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
+from steadytune.support.atomic_files import this_process
 
 #: Seconds between two writings of the unfinished comparison.
 WRITE_EVERY = 5.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from steadytune.core.atomic import remove_abandoned
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.folder import write_atomically
 from steadytune.experiments.grid import CompareSettings
-from steadytune.experiments.plain_yaml import write_yaml
 from steadytune.experiments.records import FILE_NAME
+from steadytune.support.atomic_files import remove_abandoned
+from steadytune.support.plain_yaml import write_yaml
 
 CONFIG = "compare.yaml"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.cells import CellPlan
 from steadytune.experiments.engine import kept_record
 from steadytune.experiments.grid import Candidate

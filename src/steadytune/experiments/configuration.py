@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from steadytune.experiments.first_look import Look, Repeats
-from steadytune.experiments.report_text import plain_text
-from steadytune.experiments.wording import counted
+from steadytune.support.text import counted, plain_text
 
 #: Updates that fine-tuning on few rows should have at least; below them runs differ by chance (Mosbach et al. 2021).
 WANTED_UPDATES = 300

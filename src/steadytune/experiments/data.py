@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.experiments.settings import TrainSettings
 from steadytune.tasks.files import load_files
 from steadytune.tasks.held_out import with_test_rows

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from steadytune.core.atomic import remove_abandoned
-from steadytune.core.errors import DivergedError, SteadytuneError
+from steadytune.errors import DivergedError
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord, Status, record_from_json
+from steadytune.support.atomic_files import remove_abandoned
+from steadytune.support.text import one_line
 
 logger = logging.getLogger("steadytune")
 
@@ -173,16 +174,6 @@ def _make(plan: Plan, reporter: Any) -> RunRecord:
     _keep(plan, record)
     shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
     return record
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line, with its type unless it is one of ours.
-
-    >>> one_line(ValueError("no\\n  good"))
-    'ValueError: no good'
-    """
-    text = " ".join(str(error).split())[:500]
-    return text if isinstance(error, SteadytuneError) else f"{type(error).__name__}: {text}"
 
 
 def _keep(plan: Plan, record: RunRecord) -> None:

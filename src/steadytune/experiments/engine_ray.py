@@ -16,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments import ray_task
-from steadytune.experiments.engine import Watch, keep_failure, kept_record, one_line
+from steadytune.experiments.engine import Watch, keep_failure, kept_record
 from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord, record_from_json
+from steadytune.support.text import one_line
 
 #: Seconds between two looks at what the runs tell, and at runs that another process is making.
 LOOK_AGAIN = 0.5

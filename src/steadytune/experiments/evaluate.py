@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steadytune import __version__
-from steadytune.core.errors import SettingsError, SteadytuneError, did_you_mean
+from steadytune.errors import SettingsError, SteadytuneError, did_you_mean
 from steadytune.experiments.data import DATA_FOLDER, load_data
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.kept_models import kept_models
-from steadytune.experiments.report_text import duration
 from steadytune.experiments.settings import TrainSettings, resolve_settings
+from steadytune.support.text import duration
+from steadytune.version import __version__
 
 FORMAT = 1
 FILE_NAME = "evaluation.json"

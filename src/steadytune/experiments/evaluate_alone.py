@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steadytune.core.errors import DataError, ModelNotFoundError
+from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.experiments.data import DATA_FOLDER
 from steadytune.experiments.evaluate_parts import Work
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import set_seed
 
-from steadytune.core.errors import ModelNotFoundError
+from steadytune.errors import ModelNotFoundError
 from steadytune.evaluation import annotators, attack, calibration, movement, robustness, smoothness
 from steadytune.evaluation.passes import in_double
 from steadytune.evaluation.perturbations import KINDS, Kind, not_for

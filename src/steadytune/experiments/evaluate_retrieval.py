@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.evaluation.sentences import checked_layer, number_of_layers, sentence_vectors
 from steadytune.experiments.fingerprint import LENGTH, data_digest
 from steadytune.experiments.models import longest_input

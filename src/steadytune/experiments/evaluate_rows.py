@@ -6,7 +6,7 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.experiments.fingerprint import LENGTH, data_digest
 from steadytune.tasks.evaluation_sets import EvaluationSet, load_evaluation_sets
 from steadytune.tasks.subset import take_subset

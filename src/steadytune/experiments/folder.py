@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from steadytune import __version__
-from steadytune.core.atomic import replaced_when_whole, sync, sync_all
-from steadytune.core.errors import DamagedCheckpointError, SettingsError
-from steadytune.experiments.plain_yaml import read_yaml, write_yaml
-from steadytune.experiments.remote import is_url
+from steadytune.errors import DamagedCheckpointError, SettingsError
 from steadytune.experiments.settings import TrainSettings
+from steadytune.support.atomic_files import replaced_when_whole, sync, sync_all
+from steadytune.support.plain_yaml import read_yaml, write_yaml
+from steadytune.support.text import is_url
+from steadytune.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

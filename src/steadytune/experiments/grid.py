@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.candidate_names import candidate_label, read_candidate
 from steadytune.experiments.published import Published
 from steadytune.experiments.records import BASELINE

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from steadytune.core.atomic import replaced_when_whole
-from steadytune.core.errors import DataError, ModelNotFoundError
 from steadytune.core.method import Method
+from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.hybrid_settings import HybridSettings
@@ -27,6 +26,7 @@ from steadytune.experiments.run import Interrupted, RunResult, training_argument
 from steadytune.experiments.run_trainer import RunTrainer
 from steadytune.methods.registry import build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
+from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.tasks.metrics import compute_metrics
 from steadytune.tasks.pronouns import PronounQuestion, pronoun_questions
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.settings import ROWS_AND_HEAD, TrainSettings, setting
 
 HYBRID = "Hybrid network"

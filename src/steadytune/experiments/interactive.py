@@ -12,8 +12,8 @@ from steadytune.experiments.grid import CompareSettings, Plan
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.remote import open_remote
 from steadytune.experiments.report import Report, report
-from steadytune.experiments.report_text import duration, plain_text
 from steadytune.experiments.settings import resolve
+from steadytune.support.text import duration, plain_text
 
 
 def compare(*, quiet: bool = False, **settings: Any) -> Report:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.engine import Watch, is_locked, keep_failure, kept_record
 from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord, record_from_json

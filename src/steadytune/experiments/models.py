@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import ModelNotFoundError, did_you_mean
+from steadytune.errors import ModelNotFoundError, did_you_mean
 from steadytune.experiments.head_of_checkpoint import draw_head, in_short, is_of_the_head, other_outputs
-from steadytune.tasks.connection import CONNECTION_SECONDS, hub_is_reachable, within
+from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.settings import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
 from steadytune.tasks.registry import task_record
 

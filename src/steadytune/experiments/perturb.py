@@ -15,9 +15,7 @@ from typing import Any, BinaryIO
 
 from torch import nn
 
-from steadytune import __version__
-from steadytune.core.atomic import is_abandoned, remove_abandoned, sync, sync_all, this_process
-from steadytune.core.errors import MethodError, SettingsError
+from steadytune.errors import MethodError, SettingsError
 from steadytune.experiments.checkpoint_files import (
     StoredTensor,
     copy_bytes,
@@ -36,6 +34,8 @@ from steadytune.methods.noisytune import (
     pooled,
 )
 from steadytune.methods.weight_noise import Spread, change_of, move, parts, spread_of, sum_of_squares
+from steadytune.support.atomic_files import is_abandoned, remove_abandoned, sync, sync_all, this_process
+from steadytune.version import __version__
 
 #: What says in the new folder where it comes from.
 RECORD = "noisytune.json"

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from steadytune.core.atomic import replaced_when_whole
+from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def calibration_of(run: Path, splits: Iterable[str]) -> dict[str, Any]:
         count]`` without the empty ones, and where there are predictions for the validation split ``temperature``,
         fitted on it, and ``ece_scaled`` with that temperature.
     """
-    from steadytune.core.errors import DataError
+    from steadytune.errors import DataError
     from steadytune.evaluation.calibration import as_decisions, calibration, fitted_temperature
 
     kept = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.models.hybrid import UNKNOWN
 from steadytune.tasks.pronouns import PronounQuestion
 

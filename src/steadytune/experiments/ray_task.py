@@ -72,8 +72,8 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
         node does not share the folder.
     """
     from steadytune.experiments.engine import BusyError, execute
-    from steadytune.experiments.quiet import quiet_libraries
     from steadytune.experiments.run import Interrupted
+    from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     if Path(place).is_dir():
@@ -99,7 +99,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
 
 
 def _refuse_other_code(plan: Plan) -> None:
-    from steadytune.core.errors import SettingsError
+    from steadytune.errors import SettingsError
     from steadytune.experiments.fingerprint import code_digest
 
     expected = plan.fingerprint.get("code")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 
 Status = Literal["finished", "failed", "diverged"]
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from steadytune.core.atomic import replaced_when_whole
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
+from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.text import is_url
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 #: Present last: a run whose record is not there was not sent to its end.
 RECORD = "record.json"
 LEFT_HERE = ("checkpoints", "model.unfinished", "model.removed.unfinished", "run.lock")
@@ -23,15 +23,6 @@ LEFT_HERE = ("checkpoints", "model.unfinished", "model.removed.unfinished", "run
 
 #: A user's name with a password in a URL.
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
-
-
-def is_url(output_dir: str | None) -> bool:
-    """Whether results are to be kept elsewhere.
-
-    >>> is_url("s3://bucket/first"), is_url("runs/first"), is_url(None)
-    (True, False, False)
-    """
-    return output_dir is not None and _URL.match(output_dir) is not None
 
 
 def open_remote(output_dir: str | None) -> RemoteFolder | None:

@@ -15,14 +15,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
-from steadytune import __version__
-from steadytune.core.atomic import replaced_when_whole
 from steadytune.experiments import report_text
 from steadytune.experiments.records import Comparison, RunRecord, read_comparison
 from steadytune.experiments.report_card import model_cards
 from steadytune.experiments.report_data import CellView, ReportData, report_data
 from steadytune.experiments.report_evaluation import calibration_rows, figure_rows, with_evaluations
 from steadytune.experiments.unfinished import unfinished
+from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.version import __version__
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
 FILTERS = (

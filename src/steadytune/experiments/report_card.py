@@ -8,10 +8,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 from steadytune.experiments.records import BASELINE, RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
-from steadytune.experiments.report_text import label, number, plain_text, rate, size, table_cell
+from steadytune.experiments.report_text import label, size, table_cell
+from steadytune.support.text import number, plain_text, rate
 from steadytune.tasks.registry import task_record
 from steadytune.tasks.task import Task
 

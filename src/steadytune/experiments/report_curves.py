@@ -9,7 +9,8 @@ from typing import Any
 
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.report_data import CellView, MethodView, ReportData, is_number
-from steadytune.experiments.report_text import label, plain_text, size
+from steadytune.experiments.report_text import label, size
+from steadytune.support.text import plain_text
 
 CURVE_POINTS = 120
 

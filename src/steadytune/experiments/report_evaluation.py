@@ -12,7 +12,8 @@ from steadytune.experiments.measured import figures_of
 from steadytune.experiments.records import Cell, Comparison, RunRecord, read_json
 from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
 from steadytune.experiments.report_data import CellView, is_number
-from steadytune.experiments.report_text import label, plain_text
+from steadytune.experiments.report_text import label
+from steadytune.support.text import plain_text
 
 FILE, FORMAT = "evaluation.json", 1
 #: Width of a bin of the reliability diagram is the 15th part of 1.

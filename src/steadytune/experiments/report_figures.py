@@ -13,7 +13,7 @@ from steadytune.experiments.report_data import CellView, MethodView, ReportData
 from steadytune.experiments.report_evaluation import calibration_curves, robustness_curves
 from steadytune.experiments.report_extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
 from steadytune.experiments.report_svg import Draw, inline
-from steadytune.experiments.report_text import interval, number, plain_text, ratio, signed
+from steadytune.support.text import interval, number, plain_text, ratio, signed
 
 
 @dataclass(frozen=True)

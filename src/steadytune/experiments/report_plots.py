@@ -28,7 +28,7 @@ from steadytune.experiments.report_svg import (
     series,
     tip,
 )
-from steadytune.experiments.report_text import interval, shortened, signed
+from steadytune.support.text import interval, shortened, signed
 
 LABEL_GAP = 15.0
 

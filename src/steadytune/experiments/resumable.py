@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerState, set_seed
 
 from steadytune.core.allocator import freed_memory_is_kept
-from steadytune.core.errors import DivergedError
+from steadytune.errors import DivergedError
 from steadytune.experiments.folder import RunFolder, is_evaluation
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, ending_gently

@@ -13,8 +13,8 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from steadytune.core.errors import DivergedError
 from steadytune.core.randomness import RandomState, replayed
+from steadytune.errors import DivergedError
 from steadytune.experiments.encoding import lengths_of
 from steadytune.experiments.sampling import GroupedByLength
 from steadytune.experiments.scoring import Scorer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from steadytune.core.errors import SettingsError
-from steadytune.experiments.plain_yaml import read_yaml
-from steadytune.tasks.locations import excerpt
+from steadytune.errors import SettingsError
+from steadytune.support.plain_yaml import read_yaml
+from steadytune.support.text import excerpt
 
 
 def scalar(text: str) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from steadytune.core.errors import MethodError, SettingsError
+from steadytune.errors import MethodError, SettingsError
 from steadytune.experiments.search_journal import open_study, quiet
 from steadytune.experiments.search_space import LEARNING_RATE, Dimension, Space
 from steadytune.methods.registry import build_methods

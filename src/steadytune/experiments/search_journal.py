@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from steadytune.core.errors import SettingsError
+from steadytune.errors import SettingsError
 
 if TYPE_CHECKING:
     import optuna

@@ -9,9 +9,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from steadytune.core.composition import total_cost
-from steadytune.core.errors import MethodError, SettingsError, did_you_mean
 from steadytune.core.hyperparameters import allowed_values, is_allowed
 from steadytune.core.method import Method
+from steadytune.errors import MethodError, SettingsError, did_you_mean
 from steadytune.methods.entry import Entry
 from steadytune.methods.registry import all_methods
 

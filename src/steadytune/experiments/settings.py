@@ -17,12 +17,12 @@ from pydantic import (
     model_validator,
 )
 
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.candidate_names import read_candidate, split_outside_brackets
-from steadytune.experiments.plain_yaml import read_yaml
 from steadytune.experiments.scalars import scalar
 from steadytune.experiments.settings_of_verbs import of_another_verb
-from steadytune.tasks.locations import excerpt
+from steadytune.support.plain_yaml import read_yaml
+from steadytune.support.text import excerpt
 
 
 def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steadytune.core.errors import SteadytuneError
+from steadytune.errors import SteadytuneError
 from steadytune.experiments.compare_folder import CONFIG
 from steadytune.experiments.records import Comparison
 

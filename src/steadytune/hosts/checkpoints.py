@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from steadytune.core.atomic import sync, sync_all
 from steadytune.core.stack import Stack
 from steadytune.core.state import FILE_NAME
+from steadytune.support.atomic_files import sync, sync_all
 
 PREFIX = "checkpoint-"
 #: Where the state of a Trainer keeps what it has added up since its last log.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from steadytune.core.composition import MethodOrMethods
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.low_memory import Memory
 from steadytune.core.stack import Stack
+from steadytune.errors import CheckpointError, HostError
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod
 from steadytune.core.stack import Stack
 from steadytune.core.wrappers import refusal, refusal_when_sharded
+from steadytune.errors import HostError
 from steadytune.hosts.fused_head import has_fused_head
 
 

@@ -16,12 +16,12 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, has_length
 
 from steadytune.core.composition import MethodOrMethods
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.explain import Explanation
 from steadytune.core.low_memory import Memory
 from steadytune.core.scaling import scales_by_items
 from steadytune.core.stack import Stack
 from steadytune.core.state import FILE_NAME, require_checkpoint, require_sealed
+from steadytune.errors import CheckpointError, HostError
 from steadytune.hosts.checkpoints import StackCallback, written_whole
 from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
 from steadytune.hosts.loss_in_parts import loss_in_parts

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 
 from steadytune.core.cost import Cost, searched_term
-from steadytune.core.errors import MethodError
 from steadytune.core.method import LossMethod, hyperparameter
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
 from steadytune.methods.smoothness import worst_divergence
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.errors import HostError, MethodError
 from steadytune.core.method import Cost, LossMethod, hyperparameter
 from steadytune.core.part import thinned
 from steadytune.core.scaling import PerItem
 from steadytune.core.shadow import Teacher
 from steadytune.core.step import Masks, Step
+from steadytune.errors import HostError, MethodError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn, optim
 
 from steadytune.core import randomness
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.fisher import fisher_information, largest
 from steadytune.core.layers import depths, layer_lists
 from steadytune.core.method import OptimizerMethod, hyperparameter
 from steadytune.core.sharding import laid_like
 from steadytune.core.training import Training
+from steadytune.errors import CheckpointError, HostError
 
 #: Name of the number of steps in the saved state; no parameter can be called so.
 STEPS = "steps taken"

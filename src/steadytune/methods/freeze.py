@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.layers import depths, layer_lists
 from steadytune.core.method import TRAINABLE, ModelMethod, hyperparameter
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

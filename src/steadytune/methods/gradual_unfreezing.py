@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.errors import HostError
 from steadytune.core.layers import depths, layer_lists
 from steadytune.core.method import TRAINABLE, ModelMethod, hyperparameter
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 from steadytune.methods.freeze import require_gradients_to_flow
 
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.errors import HostError
 from steadytune.core.layers import depths, layer_lists
 from steadytune.core.method import OptimizerMethod, hyperparameter
 from steadytune.core.optimizer_groups import require_unused
 from steadytune.core.training import Training
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

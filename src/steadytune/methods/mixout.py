@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import Cost, ModelMethod, hyperparameter
 from steadytune.core.sharding import whole
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

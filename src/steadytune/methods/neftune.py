@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from steadytune.core import noise
-from steadytune.core.errors import HostError
 from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
 from steadytune.core.precision import precision_now
 from steadytune.core.tap import Seen, is_length_first, word_embedding
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

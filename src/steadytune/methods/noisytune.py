@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import MethodError
 from steadytune.core.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
 from steadytune.core.pretrained import is_multilingual, pretrained_parameters
 from steadytune.core.tap import word_embedding
+from steadytune.errors import MethodError
 from steadytune.methods.weight_noise import (
     Noise,
     Spread,

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import TASK_LOSS, Cost, LossMethod, hyperparameter
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Step
 from steadytune.core.training import Training
+from steadytune.errors import HostError
 from steadytune.methods.dropout import dropout_setting, has_dropout
 
 _NO_DROPOUT = "two dropout masks are compared, and the check's model has no dropout, which is refused"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from steadytune.core.composition import conflicts
-from steadytune.core.errors import MethodError, did_you_mean
 from steadytune.core.method import Method
+from steadytune.errors import MethodError, did_you_mean
 from steadytune.methods import presets
 from steadytune.methods.alum import Alum
 from steadytune.methods.bregman import Bregman

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.errors import HostError
 from steadytune.core.layers import layer_lists
 from steadytune.core.method import WeightMethod, hyperparameter
 from steadytune.core.pretrained import pretrained_parameters
 from steadytune.core.randomness import derive_seed, fresh
+from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")
 

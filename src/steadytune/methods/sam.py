@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core.cost import PLAIN_STEP
-from steadytune.core.errors import HostError
 from steadytune.core.method import Cost, StepMethod, hyperparameter
 from steadytune.core.passes import Passes
 from steadytune.core.step import Masks
 from steadytune.core.training import Training
+from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")
 

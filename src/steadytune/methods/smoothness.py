@@ -11,12 +11,12 @@ from torch import Tensor
 
 from steadytune.core.ascent import Projection, ascend
 from steadytune.core.cost import Cost, searched_term
-from steadytune.core.errors import MethodError
 from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
 from steadytune.core.part import thinned
 from steadytune.core.precision import warn_if_lost_to_rounding
 from steadytune.core.scaling import PerItem
 from steadytune.core.step import Masks, Step
+from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from steadytune.core.errors import HostError
 from steadytune.core.method import ModelMethod, hyperparameter
 from steadytune.core.pretrained import pretrained_parameters
 from steadytune.core.sharding import laid_like, whole
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import HostError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from steadytune.core.cost import Cost
-from steadytune.core.errors import CheckpointError, HostError
 from steadytune.core.method import ModelMethod, hyperparameter
 from steadytune.core.shadow import copied, trainable
 from steadytune.core.training import Attachment, Training
+from steadytune.errors import CheckpointError, HostError
 
 logger = logging.getLogger("steadytune")
 #: Name of the number of averaged updates in the saved state; no parameter can be called so.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from steadytune.core.errors import HostError, did_you_mean
+from steadytune.errors import HostError, did_you_mean
 
 #: How configurations of Transformers name the dropout of a classification head.
 _HEAD_DROPOUT = (

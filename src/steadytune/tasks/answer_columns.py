@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
-from steadytune.tasks.locations import excerpt
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Literal
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 
 Script = Literal["squad", "mlqa"]
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError, SettingsError, did_you_mean
+from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.support.text import excerpt, listing
 from steadytune.tasks import csv_files, json_lines, parquet_files
 from steadytune.tasks.faulty_cells import FaultyCells
-from steadytune.tasks.locations import excerpt, file_place, listing, no_rows
+from steadytune.tasks.locations import file_place, no_rows
 from steadytune.tasks.sources import Source
 from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR
 

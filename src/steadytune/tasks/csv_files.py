@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from steadytune.core.errors import DataError
-from steadytune.tasks.locations import excerpt, file_place, no_rows, numbered, row_place
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
+from steadytune.tasks.locations import file_place, no_rows, numbered, row_place
 from steadytune.tasks.sources import Source, text_buffer
 
 if TYPE_CHECKING:

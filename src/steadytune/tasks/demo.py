@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError, SettingsError
+from steadytune.errors import DataError, SettingsError
 from steadytune.tasks.locations import file_place
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, TEXT, RowCounts, Task, TaskData

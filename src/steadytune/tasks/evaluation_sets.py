@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from steadytune.core.errors import SteadytuneError
+from steadytune.errors import SteadytuneError
 from steadytune.tasks.loading import INSTEAD, load_published
 from steadytune.tasks.registry import task_names, task_record
 from steadytune.tasks.tables import dataset_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.tasks.columns import Columns, check_columns, choose_columns, column_names, read_columns, read_texts
 from steadytune.tasks.faulty_cells import FaultyCells
 from steadytune.tasks.labels import LabelCode, decide, encode, read_labels

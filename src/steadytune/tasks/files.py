@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from steadytune.core.errors import DataError, SettingsError, did_you_mean
+from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.support.text import excerpt, listing
 from steadytune.tasks.file_readers import FileReader, reader_for
-from steadytune.tasks.locations import excerpt, file_place, listing, numbered
+from steadytune.tasks.locations import file_place, numbered
 from steadytune.tasks.sources import Source, open_source
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of

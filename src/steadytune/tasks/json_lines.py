@@ -8,8 +8,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
-from steadytune.tasks.locations import excerpt, file_place, row_place
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
+from steadytune.tasks.locations import file_place, row_place
 from steadytune.tasks.sources import Source, text_buffer
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt, listing
 from steadytune.tasks.columns import first_true
 from steadytune.tasks.faulty_cells import FaultyCells
-from steadytune.tasks.locations import excerpt, file_place, listing, numbered, row_place
+from steadytune.tasks.locations import file_place, numbered, row_place
 from steadytune.tasks.sources import Source
 from steadytune.tasks.task import Head
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
-from steadytune.tasks.connection import CONNECTION_SECONDS, hub_is_reachable, within
-from steadytune.tasks.locations import excerpt, file_place
+from steadytune.errors import DataError
+from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
+from steadytune.support.text import excerpt
+from steadytune.tasks.locations import file_place
 from steadytune.tasks.published_rows import Normalised, normalise
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of

@@ -5,34 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
 
-LONGEST_EXCERPT = 60
-MOST_LISTED = 20
 MOST_ROWS = 10
-
-
-def excerpt(value: object) -> str:
-    r"""Return a value from a data file fit for a terminal: escaped by `repr`, cut to 60 characters.
-
-    >>> excerpt("red \x1b[31m")
-    "'red \\x1b[31m'"
-    """
-    text = str(value)
-    escaped = repr(text[: LONGEST_EXCERPT + 1])
-    if len(text) <= LONGEST_EXCERPT and len(escaped) <= LONGEST_EXCERPT + 2:
-        return escaped
-    return repr(text[:LONGEST_EXCERPT])[1:-1][:LONGEST_EXCERPT].join("''") + "..."
-
-
-def listing(names: list[str]) -> str:
-    """Return names as a comma-separated list of excerpts, at most 20 of them.
-
-    >>> listing(["text", "label"])
-    "'text', 'label'"
-    """
-    rest = len(names) - MOST_LISTED
-    return ", ".join(excerpt(name) for name in names[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def file_place(path: Path) -> str:

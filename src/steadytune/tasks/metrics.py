@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt, listing
 from steadytune.tasks.columns import Columns, check_columns, first_true, read_columns
-from steadytune.tasks.locations import excerpt, file_place, listing, row_place
+from steadytune.tasks.locations import file_place, row_place
 from steadytune.tasks.sources import Source
 from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR, Head
 

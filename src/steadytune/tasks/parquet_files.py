@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
-from steadytune.tasks.locations import excerpt, file_place, row_place
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
+from steadytune.tasks.locations import file_place, row_place
 from steadytune.tasks.sources import Source
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt
 from steadytune.tasks import json_lines, parquet_files
 from steadytune.tasks.answer_columns import (
     answer_columns,
@@ -15,7 +16,7 @@ from steadytune.tasks.answer_columns import (
     with_unique_identifiers,
 )
 from steadytune.tasks.columns import Columns, check_columns, check_filled, column_names
-from steadytune.tasks.locations import excerpt, file_place, no_rows, row_place
+from steadytune.tasks.locations import file_place, no_rows, row_place
 from steadytune.tasks.sources import Source, text_buffer
 from steadytune.tasks.task import ANSWERS, CONTEXT, IDENTIFIER, QUESTION, Head
 

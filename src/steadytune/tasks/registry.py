@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steadytune.core.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError, did_you_mean
+from steadytune.support.text import excerpt
 from steadytune.tasks import adversarial_glue, glue, inference, wnut, xtreme
 from steadytune.tasks.demo import MOVIE_REVIEWS, movie_reviews
 from steadytune.tasks.loading import load_published
-from steadytune.tasks.locations import excerpt
 from steadytune.tasks.sources import FORMATS
 from steadytune.tasks.task import Task, TaskData
 
@@ -56,7 +56,7 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
 
     >>> load_task("movie-review")
     Traceback (most recent call last):
-    steadytune.core.errors.SettingsError: unknown task 'movie-review'; `steadytune tasks` lists the known ones. \
+    steadytune.errors.SettingsError: unknown task 'movie-review'; `steadytune tasks` lists the known ones. \
 Did you mean 'movie-reviews'?
     """
     record = task_record(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from steadytune.core.errors import DataError, did_you_mean
-from steadytune.tasks.locations import excerpt, file_place
+from steadytune.errors import DataError, did_you_mean
+from steadytune.support.text import excerpt
+from steadytune.tasks.locations import file_place
 
 if TYPE_CHECKING:
     from pyarrow import Buffer
@@ -60,7 +61,7 @@ def open_source(path: str | Path) -> Source:
 
     >>> open_source("no-such-file.csv")
     Traceback (most recent call last):
-    steadytune.core.errors.DataError: 'no-such-file.csv': there is no such file; check the path.
+    steadytune.errors.DataError: 'no-such-file.csv': there is no such file; check the path.
     """
     path = Path(path).expanduser()
     head = _head_of(path)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from steadytune.core.errors import DataError, SettingsError
-from steadytune.tasks.locations import excerpt
+from steadytune.errors import DataError, SettingsError
+from steadytune.support.text import excerpt
 from steadytune.tasks.task import LABEL
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
+from steadytune.support.text import excerpt, listing
 from steadytune.tasks import json_lines, parquet_files
 from steadytune.tasks.columns import Columns, check_columns, column_names, first_true
-from steadytune.tasks.locations import excerpt, file_place, listing, no_rows, row_place
+from steadytune.tasks.locations import file_place, no_rows, row_place
 from steadytune.tasks.sources import Source, text_buffer
 from steadytune.tasks.task import LABEL, TOKENS, Head
 

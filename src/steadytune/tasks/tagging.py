@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 
 OUTSIDE = "O"
 _PREFIXES = ("B", "I", "E", "S", "L", "U")

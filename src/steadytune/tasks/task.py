@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from steadytune.core.errors import DataError
+from steadytune.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,8 +10,8 @@ import yaml
 from yaml.error import Mark, MarkedYAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from steadytune.core.errors import SettingsError
-from steadytune.tasks.locations import excerpt
+from steadytune.errors import SettingsError
+from steadytune.support.text import excerpt
 
 #: Larger files are no settings; a file with aliases can be small and still mean billions of values.
 MOST_CHARACTERS, MOST_VALUES, DEEPEST = 200_000, 10_000, 20

@@ -1,0 +1,1 @@
+"""What knows nothing of training: text, files, YAML, the Hub, noisy libraries."""

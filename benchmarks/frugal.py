@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
 from steadytune import Stack, bregman, smart, smoothness
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.experiments.folder import describe_environment, write_atomically, write_json
 from steadytune.experiments.pairing import paired, summary
 from steadytune.tasks.demo import minilm_folder, movie_reviews

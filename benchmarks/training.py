@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.networks import Batch
 from benchmarks.setting import Setting
 from steadytune import Stack
-from steadytune.core.composition import MethodOrMethods
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.composition import MethodOrMethods
 
 #: Of a training; so long that every schedule is at its beginning.
 UPDATES = 100_000

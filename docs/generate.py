@@ -22,9 +22,9 @@ from suite_table import suite_table
 
 from steadytune.contract import PROPERTIES
 from steadytune.contract.matrix import Refusals, everything, table
-from steadytune.core.composition import conflict, total_cost
-from steadytune.core.cost import PLAIN_STEP
-from steadytune.core.hyperparameters import allowed_values
+from steadytune.core.authoring.cost import PLAIN_STEP
+from steadytune.core.authoring.hyperparameters import allowed_values
+from steadytune.core.stack.composition import conflict, total_cost
 from steadytune.methods.registry import REGISTRY, method_classes
 from steadytune.tasks.registry import task_names, task_record
 

@@ -277,7 +277,7 @@ def train(bundle: Path, plan: dict[str, Any], one: dict[str, Any], rows: dict[st
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup, set_seed
 
     from steadytune import Stack
-    from steadytune.core.finite import non_finite_weight
+    from steadytune.core.stack.finite_watch import non_finite_weight
     from steadytune.methods.registry import build_methods
 
     settings, task, seed = plan["settings"], plan["tasks"][one["task"]], one["seed"]

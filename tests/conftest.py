@@ -17,7 +17,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from steadytune.core.step import Step
+from steadytune.core.authoring.step import Step
 from steadytune.methods import smoothness as smoothness_file
 
 torch.set_num_threads(1)

@@ -33,14 +33,14 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 from steadytune.contract import surroundings, tiny
-from steadytune.core.low_memory import Memory
-from steadytune.core.method import Method
-from steadytune.core.randomness import derive_seed
-from steadytune.core.runner import StepRunner
-from steadytune.core.sharding import reshard, whole
-from steadytune.core.stack import Stack
-from steadytune.core.state import FILE_NAME
-from steadytune.core.step import Step
+from steadytune.core.arithmetic.randomness import derive_seed
+from steadytune.core.authoring.method import Method
+from steadytune.core.authoring.step import Step
+from steadytune.core.model.sharding import reshard, whole
+from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.runner import StepRunner
+from steadytune.core.stack.stack import Stack
+from steadytune.core.state.file import FILE_NAME
 from steadytune.methods.registry import method_classes
 
 WORLD = 2

@@ -11,8 +11,8 @@ import torch
 from steadytune import Stack
 from steadytune.contract import tiny
 from steadytune.contract.accounting import counted_passes, measured_memory
-from steadytune.core.composition import total_cost
-from steadytune.core.method import LossMethod, Method, StepMethod
+from steadytune.core.authoring.method import LossMethod, Method, StepMethod
+from steadytune.core.stack.composition import total_cost
 from steadytune.errors import MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
 

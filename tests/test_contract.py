@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from steadytune.contract import PROPERTIES, check, reason_not_applicable, tiny, variants
-from steadytune.core.method import Cost, LossMethod, Method, hyperparameter
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Step
+from steadytune.core.authoring.method import Cost, LossMethod, Method, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Step
 from steadytune.errors import MethodError
 from steadytune.methods.registry import REGISTRY, build_methods, method_classes
 

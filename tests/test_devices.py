@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from steadytune.contract import tiny
-from steadytune.core.sharding import is_sharded, laid_like, whole
-from steadytune.core.stack import Stack
-from steadytune.core.wrappers import unwrapped
+from steadytune.core.model.sharding import is_sharded, laid_like, whole
+from steadytune.core.model.wrappers import unwrapped
+from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError
 
 pytestmark = pytest.mark.long

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering, BertForTokenClassification, T5Config, T5ForConditionalGeneration
 
-from steadytune.core.randomness import derive_seed
-from steadytune.core.tap import word_embedding
+from steadytune.core.arithmetic.randomness import derive_seed
+from steadytune.core.model.tap import word_embedding
 from steadytune.errors import HostError
 from steadytune.evaluation.attack import AttackedAccuracy, AttackedError, embedding_attack
 from steadytune.evaluation.movement import movement, representation_similarity

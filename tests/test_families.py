@@ -11,7 +11,7 @@ import torch
 from steadytune import Stack, smoothness
 from steadytune.contract.families import FAMILIES, batch_for, build, pairs
 from steadytune.contract.matrix import refusals
-from steadytune.core.tap import word_embedding
+from steadytune.core.model.tap import word_embedding
 
 ROOT = Path(__file__).parents[1]
 FOUND: dict[tuple[str, str], dict[str, str]] = {}

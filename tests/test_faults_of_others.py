@@ -37,30 +37,30 @@ from transformers import (
 
 from steadytune import Stack, SteadyTrainer, perturb_weights
 from steadytune.contract.tiny import one_update
-from steadytune.core import noise
-from steadytune.core.ascent import ascend, ascend_in_l2
-from steadytune.core.divergence import symmetric_kl
-from steadytune.core.fisher import fisher_information, largest
-from steadytune.core.method import OPTIMIZER, Method, OptimizerMethod
-from steadytune.core.optimizer_groups import adam_groups
-from steadytune.core.passes import Passes
-from steadytune.core.scaling import PerItem
-from steadytune.core.session import Session
-from steadytune.core.shadow import copied
-from steadytune.core.step import Step
-from steadytune.core.tap import Tap, word_embedding
-from steadytune.core.training import Attachment, Training
+from steadytune.core.arithmetic import noise
+from steadytune.core.arithmetic.ascent import ascend, ascend_in_l2
+from steadytune.core.arithmetic.divergence import symmetric_kl
+from steadytune.core.authoring.method import OPTIMIZER, Method, OptimizerMethod
+from steadytune.core.authoring.passes import Passes
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Step
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.model.tap import Tap, word_embedding
+from steadytune.core.stack.session import Session
+from steadytune.core.state.teacher import copied
 from steadytune.errors import HostError
 from steadytune.methods import child_tuning as child_file
 from steadytune.methods import mixout as mixout_file
 from steadytune.methods.alum import Alum
 from steadytune.methods.bregman import Bregman
 from steadytune.methods.child_tuning import ChildTuning
+from steadytune.methods.fisher import fisher_information, largest
 from steadytune.methods.freelb import FreeLB
 from steadytune.methods.l2_sp import L2SP
 from steadytune.methods.layerwise_decay import LayerwiseDecay
 from steadytune.methods.mixout import Mixout
 from steadytune.methods.neftune import NEFTune
+from steadytune.methods.optimizer_groups import adam_groups
 from steadytune.methods.pgd import PGD
 from steadytune.methods.r3f import R3F
 from steadytune.methods.r_drop import RDrop

@@ -21,14 +21,14 @@ from benchmarks import frugal
 from steadytune import Stack, bregman, smart, smoothness
 from steadytune.contract.families import batch_for, build
 from steadytune.contract.tiny import move_teachers, noise_by_position
-from steadytune.core.cost import Cost
-from steadytune.core.explain import PLAIN_STEP
-from steadytune.core.method import LossMethod
-from steadytune.core.part import part_of_inputs
-from steadytune.core.randomness import Streams, derive_seed
-from steadytune.core.scaling import PerItem
-from steadytune.core.state_mapping import as_mapping, from_mapping
-from steadytune.core.step import Step
+from steadytune.core.arithmetic.randomness import Streams, derive_seed
+from steadytune.core.authoring.cost import Cost
+from steadytune.core.authoring.method import LossMethod
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Step
+from steadytune.core.model.rows import part_of_inputs
+from steadytune.core.stack.explain import PLAIN_STEP
+from steadytune.core.state.mapping import as_mapping, from_mapping
 from steadytune.errors import CheckpointError, HostError, MethodError
 
 FELT: dict[str, Any] = {"weight": 20.0, "radius": 0.05, "noise_std": 0.02, "step_size": 0.05}
@@ -177,7 +177,7 @@ def test_one_of_several_processes_runs_the_passes_of_the_others(
 ) -> None:
     model, batch = tiny.bert(dtype=torch.float64), tiny.batch(3)
     plain = found(model, batch)
-    monkeypatch.setattr("steadytune.core.part._is_one_of_several_processes", lambda: True)
+    monkeypatch.setattr("steadytune.core.authoring.thinning._is_one_of_several_processes", lambda: True)
     with Stack([smoothness(**FELT, one_in=4)]) as stack:
         stack.prepare(model)
         model.zero_grad()

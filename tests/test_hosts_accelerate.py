@@ -17,7 +17,7 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 
 from steadytune import Stack, bregman, ema, freelb, mixout, noisytune, r_drop, smart, smoothness, swa
-from steadytune.core.session import Session
+from steadytune.core.stack.session import Session
 from steadytune.errors import CheckpointError, HostError
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "accelerate_loop.py"

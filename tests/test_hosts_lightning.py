@@ -28,7 +28,7 @@ from steadytune import (
     swa,
 )
 from steadytune.contract.surroundings import _surface
-from steadytune.core.session import Session
+from steadytune.core.stack.session import Session
 from steadytune.errors import CheckpointError, HostError
 from steadytune.hosts.lightning_module import STATE, SteadyModuleMixin
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from steadytune import Stack
 from steadytune.cli import main
-from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import DataError, HostError, ModelNotFoundError, SettingsError
 from steadytune.experiments.hybrid import load_language_model, train_hybrid
 from steadytune.experiments.hybrid_settings import HybridSettings

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from steadytune import Stack, bregman, ema, noisytune, smart, smoothness
-from steadytune.core import ascent
-from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.method import Method, WeightMethod
-from steadytune.core.step import Step
-from steadytune.core.tap import Tap, word_embedding
+from steadytune.core.arithmetic import ascent
+from steadytune.core.authoring.cost import PLAIN_STEP, Cost
+from steadytune.core.authoring.method import Method, WeightMethod
+from steadytune.core.authoring.step import Step
+from steadytune.core.model.tap import Tap, word_embedding
 from steadytune.errors import CheckpointError, HostError, MethodError
 from steadytune.methods.bregman import Bregman
 

@@ -36,7 +36,7 @@ from steadytune import (
     swa,
 )
 from steadytune.contract.surroundings import _surface
-from steadytune.core.training import Attachment
+from steadytune.core.authoring.training import Attachment
 from steadytune.errors import CheckpointError, HostError
 
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, l2_sp, r3f, r_drop, sam, smart, smoothness
 from steadytune.contract import tiny
 from steadytune.contract.accounting import _bytes_alive, counted_passes, measured_memory
-from steadytune.core.composition import total_cost
-from steadytune.core.low_memory import Memory
-from steadytune.core.method import LossMethod, Method
+from steadytune.core.authoring.method import LossMethod, Method
+from steadytune.core.stack.composition import total_cost
+from steadytune.core.stack.low_memory import Memory
 from steadytune.errors import HostError, MethodError
 from steadytune.experiments.settings import TrainSettings
 from steadytune.hosts.lightning_module import SteadyModuleMixin

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from steadytune import Stack
-from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import HostError
 from steadytune.methods.registry import all_methods, build_methods
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steadytune import Stack, bregman, r3f, smoothness, vat
 from steadytune.contract.families import batch_for, build
-from steadytune.core import noise as noise_file
+from steadytune.core.arithmetic import noise as noise_file
 
 UPDATES, TOTAL, RATE = 3, 10, 0.05
 #: The family, the head, and on which side the sentences are padded.

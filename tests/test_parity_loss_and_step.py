@@ -30,7 +30,7 @@ from transformers import BertForSequenceClassification
 
 import steadytune
 from steadytune import Stack, alum, freeat, freelb, l2_sp, mean_teacher, neftune, pgd, r3f, r_drop, sam, vat
-from steadytune.core import noise as noise_file
+from steadytune.core.arithmetic import noise as noise_file
 from steadytune.errors import HostError
 
 KINDS: dict[str, Kind] = {

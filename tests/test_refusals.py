@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from steadytune import noisytune
-from steadytune.core.randomness import require_replay
+from steadytune.core.arithmetic.randomness import require_replay
 from steadytune.errors import HostError, MethodError
 
 

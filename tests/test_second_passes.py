@@ -14,7 +14,7 @@ from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, 
 
 from steadytune import Stack, alum, r3f, smoothness, vat
 from steadytune.contract.families import SIZES, batch_for, build
-from steadytune.core.heads import predicts_next_token
+from steadytune.core.model.outputs import predicts_next_token
 from steadytune.errors import HostError
 
 SEQ2SEQ: dict[str, Any] = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steadytune import Stack, bregman, smart, smoothness
-from steadytune.core.method import LossMethod
+from steadytune.core.authoring.method import LossMethod
 from steadytune.errors import MethodError
 from steadytune.methods.bregman import Bregman
 from steadytune.methods.smoothness import Smoothness

@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, noisytune, smart, smoothness
-from steadytune.core.scaling import scales_by_items
-from steadytune.core.session import Session
+from steadytune.core.authoring.per_item import scales_by_items
+from steadytune.core.stack.session import Session
 from steadytune.errors import CheckpointError, HostError, MethodError
 from steadytune.methods.noisytune import NoisyTune
 

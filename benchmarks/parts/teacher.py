@@ -13,7 +13,7 @@ from benchmarks.rows import Row, absent, measured
 from benchmarks.setting import Setting
 from benchmarks.training import Plain
 from steadytune import Stack, bregman
-from steadytune.core.shadow import Shadow
+from steadytune.core.state.teacher import Shadow
 
 ROUNDS, WARM_UPS = 15, 2
 

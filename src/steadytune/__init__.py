@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from steadytune.version import __version__
 
 if TYPE_CHECKING:
-    from steadytune.core.explain import Explanation as Explanation
-    from steadytune.core.stack import Stack as Stack
+    from steadytune.core.stack.explain import Explanation as Explanation
+    from steadytune.core.stack.stack import Stack as Stack
     from steadytune.errors import SteadytuneError as SteadytuneError
     from steadytune.experiments.interactive import compare as compare
     from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "SteadytuneError": "steadytune.errors:SteadytuneError",
-    "Explanation": "steadytune.core.explain:Explanation",
-    "Stack": "steadytune.core.stack:Stack",
+    "Explanation": "steadytune.core.stack.explain:Explanation",
+    "Stack": "steadytune.core.stack.stack:Stack",
     "SteadyMixin": "steadytune.hosts.trainer:SteadyMixin",
     "SteadyTrainer": "steadytune.hosts.trainer:SteadyTrainer",
     "alum": "steadytune.methods.alum:Alum",

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steadytune
 from steadytune.contract import tiny
 from steadytune.contract.surroundings import _global_hooks, _surface
-from steadytune.core import tap
+from steadytune.core.model import tap
 
 OURS = str(Path(steadytune.__file__).parent)
 Place = tuple[str, int]

@@ -20,7 +20,7 @@ from transformers.trainer_utils import IntervalStrategy
 from steadytune import Stack, bregman, freeze, mixout, noisytune, pgd, smoothness, spectral_norm, swa
 from steadytune.contract import tiny
 from steadytune.contract.surroundings import _trainer
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.methods.registry import REGISTRY, method_classes
 
 ROOT = Path(__file__).parents[2]

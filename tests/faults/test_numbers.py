@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback
 
 from steadytune import Stack, SteadyTrainer, bregman, freelb, noisytune, r_drop, sam, smart, smoothness
-from steadytune.core.finite import FiniteWatch, non_finite_weight
-from steadytune.core.step import Step
+from steadytune.core.authoring.step import Step
+from steadytune.core.stack.finite_watch import FiniteWatch, non_finite_weight
 from steadytune.errors import DivergedError, HostError, ModelNotFoundError
 from steadytune.experiments.models import load_model
 from steadytune.tasks.task import Task

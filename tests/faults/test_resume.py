@@ -15,8 +15,8 @@ from torch import nn
 from steadytune.contract import tiny
 from steadytune.contract.subject import Subject
 from steadytune.contract.surroundings import _trainer
-from steadytune.core.method import Method
-from steadytune.core.stack import Stack
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.stack import Stack
 from steadytune.methods.registry import method_classes
 
 UPDATES = 4

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steadytune.contract import tiny
-from steadytune.core.stack import Stack
-from steadytune.core.step import Step
+from steadytune.core.authoring.step import Step
+from steadytune.core.stack.stack import Stack
 from steadytune.methods import child_tuning, mixout
 
 pytestmark = pytest.mark.gpu

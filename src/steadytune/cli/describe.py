@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from steadytune.cli.console import show_lines
-from steadytune.core.composition import conflicts, total_cost, ways_out
-from steadytune.core.cost import PLAIN_STEP
-from steadytune.core.explain import in_words
-from steadytune.core.hyperparameters import allowed_values
+from steadytune.core.authoring.cost import PLAIN_STEP
+from steadytune.core.authoring.hyperparameters import allowed_values
+from steadytune.core.stack.composition import conflicts, total_cost, ways_out
+from steadytune.core.stack.explain import in_words
 from steadytune.experiments.data import DATA_FOLDER
 from steadytune.experiments.settings import parse_assignments, resolve_settings
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from steadytune.core.method import Method
+    from steadytune.core.authoring.method import Method
     from steadytune.tasks.task import Task
 
 
@@ -73,7 +73,7 @@ def show_explanation(
 ) -> None:
     """Print what a stack of methods does, or what is refused about it and what can be done."""
     settings = resolve_settings({"methods": names, "memory": memory, "set": parse_assignments(assignments)})
-    from steadytune.core.explain import explain
+    from steadytune.core.stack.explain import explain
     from steadytune.methods.registry import build_methods
 
     methods = build_methods(settings.methods, settings.method_settings(), refuse_conflicts=False)

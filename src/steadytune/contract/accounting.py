@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from steadytune.contract import tiny
 from steadytune.contract.subject import Subject
-from steadytune.core.cost import Cost
-from steadytune.core.low_memory import Memory
-from steadytune.core.method import Method
-from steadytune.core.stack import Stack
+from steadytune.core.authoring.cost import Cost
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.stack import Stack
 
 
 def gradients_stay(subject: Subject) -> None:

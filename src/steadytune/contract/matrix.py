@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 
 from steadytune.contract.families import FAMILIES, HEADS, batch_for, build, model_class, pairs
-from steadytune.core.method import LossMethod, Method
-from steadytune.core.stack import Stack
+from steadytune.core.authoring.method import LossMethod, Method
+from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError, MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
 

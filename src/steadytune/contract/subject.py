@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from steadytune.contract import accounting, numerics, surroundings
 from steadytune.contract.subject import Subject
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.errors import MethodError, did_you_mean
 
 

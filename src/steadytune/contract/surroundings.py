@@ -15,8 +15,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from steadytune.contract import tiny
 from steadytune.contract.subject import Subject
-from steadytune.core.method import Method
-from steadytune.core.stack import Stack
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.stack import Stack
 from steadytune.errors import MethodError
 from steadytune.hosts.trainer import SteadyTrainer
 

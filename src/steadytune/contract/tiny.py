@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from steadytune.core import noise
-from steadytune.core.method import Method
-from steadytune.core.randomness import Streams
-from steadytune.core.stack import Stack
+from steadytune.core.arithmetic import noise
+from steadytune.core.arithmetic.randomness import Streams
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.stack import Stack
 
 VOCABULARY = 60
 UPDATES = 6

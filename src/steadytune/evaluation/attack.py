@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.ascent import ascend
+from steadytune.core.arithmetic.ascent import ascend
 from steadytune.evaluation.passes import Asked, Batch, at_rest
 
 STEPS = 5

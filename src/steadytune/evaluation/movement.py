@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.heads import is_encoder_decoder, question
-from steadytune.core.layers import depths
-from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.model.layers import depths
+from steadytune.core.model.outputs import is_encoder_decoder, question
+from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.evaluation.passes import Batch, at_rest
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from steadytune.core import divergence, heads, noise
-from steadytune.core.tap import Tap, is_length_first, word_embedding
+from steadytune.core.arithmetic import divergence, noise
+from steadytune.core.model import outputs as heads
+from steadytune.core.model.tap import Tap, is_length_first, word_embedding
 
 Batch = Mapping[str, Any]
 

@@ -14,7 +14,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from steadytune.core.randomness import derive_seed
+from steadytune.core.arithmetic.randomness import derive_seed
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.ascent import ascend, gradient_to, sentence_norm
-from steadytune.core.randomness import derive_seed
+from steadytune.core.arithmetic.ascent import ascend, gradient_to, sentence_norm
+from steadytune.core.arithmetic.randomness import derive_seed
 from steadytune.evaluation.passes import Asked, Batch, at_rest
 
 #: The paper's step size (SMART, section 4.1), and how often the search for the steepest direction is repeated.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from steadytune.core import heads
+from steadytune.core.model import outputs as heads
 from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.run_trainer import collator_for

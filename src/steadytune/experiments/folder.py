@@ -159,7 +159,7 @@ class RunFolder:
         Raises:
             DamagedCheckpointError: there are some, and all are damaged.
         """
-        from steadytune.core.state import FILE_NAME, read_state, require_sealed  # imports torch
+        from steadytune.core.state.file import FILE_NAME, read_state, require_sealed  # imports torch
 
         def updates(folder: Path) -> int:
             return int(folder.name.removeprefix("checkpoint-"))

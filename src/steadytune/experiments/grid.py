@@ -346,8 +346,8 @@ def _method_of(key: str) -> str:
 
 
 def _relative_cost(methods: Sequence[Any], memory: str) -> float:
-    from steadytune.core.composition import total_cost
-    from steadytune.core.cost import PLAIN_STEP
+    from steadytune.core.authoring.cost import PLAIN_STEP
+    from steadytune.core.stack.composition import total_cost
 
     return total_cost(methods, low_memory=memory == "low").units / PLAIN_STEP.units
 

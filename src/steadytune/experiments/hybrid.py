@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json

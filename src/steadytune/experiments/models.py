@@ -145,7 +145,7 @@ def load_model(
     }
     import transformers
 
-    from steadytune.core.finite import non_finite_weight
+    from steadytune.core.stack.finite_watch import non_finite_weight
 
     try:
         model, loading = _class_for(task, source, options).from_pretrained(

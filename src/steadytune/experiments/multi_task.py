@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.experiments.data import fewer_rows, load_data
 from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.folder import RunFolder, write_json

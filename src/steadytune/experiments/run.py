@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments, set_seed
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 from steadytune.errors import SettingsError
 from steadytune.experiments.data import fewer_rows, load_data
 from steadytune.experiments.encoding import Encoded, encode

@@ -13,7 +13,7 @@ from transformers import (
     DataCollatorWithPadding,
 )
 
-from steadytune.core.randomness import RandomState, replayed
+from steadytune.core.arithmetic.randomness import RandomState, replayed
 from steadytune.errors import DivergedError
 from steadytune.experiments.encoding import lengths_of
 from steadytune.experiments.sampling import GroupedByLength

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from steadytune.core.composition import total_cost
-from steadytune.core.hyperparameters import allowed_values, is_allowed
-from steadytune.core.method import Method
+from steadytune.core.authoring.hyperparameters import allowed_values, is_allowed
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.composition import total_cost
 from steadytune.errors import MethodError, SettingsError, did_you_mean
 from steadytune.methods.entry import Entry
 from steadytune.methods.registry import all_methods

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from steadytune.core.stack import Stack
-from steadytune.core.state import FILE_NAME
+from steadytune.core.stack.stack import Stack
+from steadytune.core.state.file import FILE_NAME
 from steadytune.support.atomic_files import sync, sync_all
 
 PREFIX = "checkpoint-"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from steadytune.core.chunked_divergence import CHUNK_ENTRIES
-from steadytune.core.heads import IGNORED
+from steadytune.core.arithmetic.chunked_divergence import CHUNK_ENTRIES
+from steadytune.core.model.outputs import IGNORED
 
 
 @dataclass

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from steadytune.core.composition import MethodOrMethods
-from steadytune.core.low_memory import Memory
-from steadytune.core.stack import Stack
+from steadytune.core.stack.composition import MethodOrMethods
+from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.stack import Stack
 from steadytune.errors import CheckpointError, HostError
 
 if TYPE_CHECKING:

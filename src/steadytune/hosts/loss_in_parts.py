@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from steadytune.core.stack import Stack
+from steadytune.core.stack.stack import Stack
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steadytune.core.heads import IGNORED
+from steadytune.core.model.outputs import IGNORED
 
 
 def share_of_items(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod
-from steadytune.core.stack import Stack
-from steadytune.core.wrappers import refusal, refusal_when_sharded
+from steadytune.core.authoring.method import TASK_EMBEDDINGS, ModelMethod, refusal_when_sharded
+from steadytune.core.model.wrappers import refusal
+from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError
 from steadytune.hosts.fused_head import has_fused_head
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, has_length
 
-from steadytune.core.composition import MethodOrMethods
-from steadytune.core.explain import Explanation
-from steadytune.core.low_memory import Memory
-from steadytune.core.scaling import scales_by_items
-from steadytune.core.stack import Stack
-from steadytune.core.state import FILE_NAME, require_checkpoint, require_sealed
+from steadytune.core.authoring.per_item import scales_by_items
+from steadytune.core.stack.composition import MethodOrMethods
+from steadytune.core.stack.explain import Explanation
+from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.stack import Stack
+from steadytune.core.state.file import FILE_NAME, require_checkpoint, require_sealed
 from steadytune.errors import CheckpointError, HostError
 from steadytune.hosts.checkpoints import StackCallback, written_whole
 from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted

@@ -9,9 +9,16 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from steadytune.core.ascent import ascend_in_l2
-from steadytune.core.method import ADVERSARY, BACKWARD, TASK_EMBEDDINGS, TASK_LOSS, StepMethod, hyperparameter
-from steadytune.core.passes import Passes
+from steadytune.core.arithmetic.ascent import ascend_in_l2
+from steadytune.core.authoring.method import (
+    ADVERSARY,
+    BACKWARD,
+    TASK_EMBEDDINGS,
+    TASK_LOSS,
+    StepMethod,
+    hyperparameter,
+)
+from steadytune.core.authoring.passes import Passes
 
 
 @dataclass(frozen=True)

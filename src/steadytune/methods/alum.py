@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.cost import Cost, searched_term
-from steadytune.core.method import LossMethod, hyperparameter
-from steadytune.core.precision import warn_if_lost_to_rounding
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Masks, Step
+from steadytune.core.authoring.cost import Cost, searched_term
+from steadytune.core.authoring.method import LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
 from steadytune.methods.smoothness import worst_divergence

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.method import Cost, LossMethod, hyperparameter
-from steadytune.core.part import thinned
-from steadytune.core.scaling import PerItem
-from steadytune.core.shadow import Teacher
-from steadytune.core.step import Masks, Step
+from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring.thinning import thinned
+from steadytune.core.state.teacher import Teacher
 from steadytune.errors import HostError, MethodError
 
 

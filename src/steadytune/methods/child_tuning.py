@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn, optim
 
-from steadytune.core import randomness
-from steadytune.core.fisher import fisher_information, largest
-from steadytune.core.layers import depths, layer_lists
-from steadytune.core.method import OptimizerMethod, hyperparameter
-from steadytune.core.sharding import laid_like
-from steadytune.core.training import Training
+from steadytune.core.arithmetic import randomness
+from steadytune.core.authoring.method import OptimizerMethod, hyperparameter
+from steadytune.core.authoring.training import Training
+from steadytune.core.model.layers import depths, layer_lists
+from steadytune.core.model.sharding import laid_like
 from steadytune.errors import CheckpointError, HostError
+from steadytune.methods.fisher import fisher_information, largest
 
 #: Name of the number of steps in the saved state; no parameter can be called so.
 STEPS = "steps taken"
@@ -47,7 +47,7 @@ class ChildTuning(OptimizerMethod):
     Weight decay acts on the child alone.
 
     Example:
-        >>> from steadytune.core.stack import Stack
+        >>> from steadytune.core.stack.stack import Stack
         >>> model = nn.Linear(4, 4, bias=False)
         >>> stack = Stack([ChildTuning(share=0.5)])
         >>> stack.prepare(model)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 
 logger = logging.getLogger("steadytune")
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.cost import PLAIN_STEP
-from steadytune.core.method import Cost, on_a_clean_pass
-from steadytune.core.passes import Passes
+from steadytune.core.authoring.cost import PLAIN_STEP
+from steadytune.core.authoring.method import Cost, on_a_clean_pass
+from steadytune.core.authoring.passes import Passes
 from steadytune.methods.adversarial_training import AdversarialTraining
 
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.layers import depths, layer_lists
-from steadytune.core.method import TRAINABLE, ModelMethod, hyperparameter
-from steadytune.core.training import Attachment, Training
+from steadytune.core.authoring.method import TRAINABLE, ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.model.layers import depths, layer_lists
 from steadytune.errors import HostError
 from steadytune.methods.freeze import require_gradients_to_flow
 

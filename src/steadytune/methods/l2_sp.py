@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.method import Cost, LossMethod, hyperparameter
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Step
+from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Step
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.layers import depths, layer_lists
-from steadytune.core.method import OptimizerMethod, hyperparameter
-from steadytune.core.optimizer_groups import require_unused
-from steadytune.core.training import Training
+from steadytune.core.authoring.method import OptimizerMethod, hyperparameter
+from steadytune.core.authoring.training import Training
+from steadytune.core.model.layers import depths, layer_lists
 from steadytune.errors import HostError
+from steadytune.methods.optimizer_groups import require_unused
 
 
 @dataclass(frozen=True)

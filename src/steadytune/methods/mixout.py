@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from steadytune.core.method import Cost, ModelMethod, hyperparameter
-from steadytune.core.sharding import whole
-from steadytune.core.training import Attachment, Training
+from steadytune.core.authoring.method import Cost, ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.model.sharding import whole
 from steadytune.errors import HostError
 
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from steadytune.core import noise
-from steadytune.core.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
-from steadytune.core.precision import precision_now
-from steadytune.core.tap import Seen, is_length_first, word_embedding
-from steadytune.core.training import Attachment, Training
+from steadytune.core.arithmetic import noise
+from steadytune.core.authoring.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.model.precision import precision_now
+from steadytune.core.model.tap import Seen, is_length_first, word_embedding
 from steadytune.errors import HostError
 
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
-from steadytune.core.pretrained import is_multilingual, pretrained_parameters
-from steadytune.core.tap import word_embedding
+from steadytune.core.authoring.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
+from steadytune.core.model.pretrained import is_multilingual, pretrained_parameters
+from steadytune.core.model.tap import word_embedding
 from steadytune.errors import MethodError
 from steadytune.methods.weight_noise import (
     Noise,

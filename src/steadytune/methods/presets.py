@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from steadytune.core.method import LossMethod, Method, refuse_unknown_settings
-from steadytune.core.step import Masks
+from steadytune.core.authoring.method import LossMethod, Method, refuse_unknown_settings
+from steadytune.core.authoring.step import Masks
 from steadytune.methods.bregman import Bregman
 from steadytune.methods.r3f import R3F
 from steadytune.methods.sam import SAM

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from steadytune.core.method import Cost, LossMethod, hyperparameter
-from steadytune.core.precision import warn_if_lost_to_rounding
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Masks, Step
+from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.methods.dropout import warn_if_not_felt
 
 Noise = Literal["uniform", "normal"]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from steadytune.core.method import TASK_LOSS, Cost, LossMethod, hyperparameter
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Step
-from steadytune.core.training import Training
+from steadytune.core.authoring.method import TASK_LOSS, Cost, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Step
+from steadytune.core.authoring.training import Training
 from steadytune.errors import HostError
 from steadytune.methods.dropout import dropout_setting, has_dropout
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from steadytune.core.method import OPTIMIZER, OptimizerMethod
-from steadytune.core.optimizer_groups import adam_groups, require_unused
-from steadytune.core.training import Training
+from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod
+from steadytune.core.authoring.training import Training
+from steadytune.methods.optimizer_groups import adam_groups, require_unused
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RAdam(OptimizerMethod):
     ``torch.optim.RAdam`` with decoupled weight decay, made from the host's groups.
 
     Example:
-        >>> from steadytune.core.stack import Stack
+        >>> from steadytune.core.stack.stack import Stack
         >>> model = torch.nn.Linear(2, 2)
         >>> stack = Stack([RAdam()])
         >>> stack.prepare(model)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.cost import Cost
-from steadytune.core.method import OPTIMIZER, OptimizerMethod, hyperparameter
-from steadytune.core.optimizer_groups import adam_groups, require_unused
-from steadytune.core.training import Training
+from steadytune.core.authoring.cost import Cost
+from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod, hyperparameter
+from steadytune.core.authoring.training import Training
+from steadytune.methods.optimizer_groups import adam_groups, require_unused
 
 logger = logging.getLogger("steadytune")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from steadytune.core.composition import conflicts
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
+from steadytune.core.stack.composition import conflicts
 from steadytune.errors import MethodError, did_you_mean
 from steadytune.methods import presets
 from steadytune.methods.alum import Alum

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.layers import layer_lists
-from steadytune.core.method import WeightMethod, hyperparameter
-from steadytune.core.pretrained import pretrained_parameters
-from steadytune.core.randomness import derive_seed, fresh
+from steadytune.core.arithmetic.randomness import derive_seed, fresh
+from steadytune.core.authoring.method import WeightMethod, hyperparameter
+from steadytune.core.model.layers import layer_lists
+from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.cost import PLAIN_STEP
-from steadytune.core.method import Cost, StepMethod, hyperparameter
-from steadytune.core.passes import Passes
-from steadytune.core.step import Masks
-from steadytune.core.training import Training
+from steadytune.core.authoring.cost import PLAIN_STEP
+from steadytune.core.authoring.method import Cost, StepMethod, hyperparameter
+from steadytune.core.authoring.passes import Passes
+from steadytune.core.authoring.step import Masks
+from steadytune.core.authoring.training import Training
 from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")

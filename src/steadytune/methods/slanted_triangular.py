@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from steadytune.core.method import SCHEDULE, OptimizerMethod, hyperparameter
+from steadytune.core.authoring.method import SCHEDULE, OptimizerMethod, hyperparameter
 
 
 @dataclass(frozen=True)

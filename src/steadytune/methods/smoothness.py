@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.ascent import Projection, ascend
-from steadytune.core.cost import Cost, searched_term
-from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
-from steadytune.core.part import thinned
-from steadytune.core.precision import warn_if_lost_to_rounding
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Masks, Step
+from steadytune.core.arithmetic.ascent import Projection, ascend
+from steadytune.core.authoring.cost import Cost, searched_term
+from steadytune.core.authoring.method import ADVERSARY, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring.thinning import thinned
+from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
 

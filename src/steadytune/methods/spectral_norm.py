@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from steadytune.core.method import ModelMethod, hyperparameter
-from steadytune.core.pretrained import pretrained_parameters
-from steadytune.core.sharding import laid_like, whole
-from steadytune.core.training import Attachment, Training
+from steadytune.core.authoring.method import ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.model.pretrained import pretrained_parameters
+from steadytune.core.model.sharding import laid_like, whole
 from steadytune.errors import HostError
 
 

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.ascent import ascend_in_l2, gradient_to, sentence_norm
-from steadytune.core.cost import Cost, searched_term
-from steadytune.core.method import ADVERSARY, LossMethod, hyperparameter
-from steadytune.core.scaling import PerItem
-from steadytune.core.step import Masks, Step
+from steadytune.core.arithmetic.ascent import ascend_in_l2, gradient_to, sentence_norm
+from steadytune.core.authoring.cost import Cost, searched_term
+from steadytune.core.authoring.method import ADVERSARY, LossMethod, hyperparameter
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import Masks, Step
 
 logger = logging.getLogger("steadytune")
 

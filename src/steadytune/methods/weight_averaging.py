@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from steadytune.core.cost import Cost
-from steadytune.core.method import ModelMethod, hyperparameter
-from steadytune.core.shadow import copied, trainable
-from steadytune.core.training import Attachment, Training
+from steadytune.core.authoring.cost import Cost
+from steadytune.core.authoring.method import ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.state.teacher import copied, trainable
 from steadytune.errors import CheckpointError, HostError
 
 logger = logging.getLogger("steadytune")

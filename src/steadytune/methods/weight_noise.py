@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadytune.core.randomness import derive_seed
+from steadytune.core.arithmetic.randomness import derive_seed
 
 Noise = Literal["uniform", "gaussian"]
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.cost import Cost
-from steadytune.core.method import ModelMethod, hyperparameter
-from steadytune.core.training import Attachment, Training
+from steadytune.core.authoring.cost import Cost
+from steadytune.core.authoring.method import ModelMethod, hyperparameter
+from steadytune.core.authoring.training import Attachment, Training
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class WiseFT(ModelMethod):
     ``w0`` is the pretrained value. The new head and layers that were drawn anew have none and keep their weights.
 
     Example:
-        >>> from steadytune.core.stack import Stack
+        >>> from steadytune.core.stack.stack import Stack
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> start = model.weight.detach().clone()
         >>> with Stack([WiseFT(alpha=0.5)]) as stack:

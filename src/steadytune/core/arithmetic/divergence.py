@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from steadytune.core.chunked_divergence import by_position
-from steadytune.core.heads import Prediction
+from steadytune.core.arithmetic.chunked_divergence import by_position
+from steadytune.core.model.outputs import Prediction
 
 
 def symmetric_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:

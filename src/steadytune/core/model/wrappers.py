@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from steadytune.core.method import Method
 from steadytune.errors import HostError
 
 #: Wrappers by the name of their class, so that nothing is imported to ask; the reason completes the message.
@@ -76,11 +75,6 @@ def gradients_not_exchanged(model: nn.Module) -> Iterator[None]:
 def refusal(kind: str) -> HostError:
     """The error for one of the wrappers in `REFUSED`."""
     return HostError(f"{kind} is not supported: {REFUSED[kind]}.")
-
-
-def refusal_when_sharded(method: Method) -> HostError:
-    """The error for a method that says that it cannot work on weights that FSDP2 has cut."""
-    return HostError(f"{method.name} does not work under FSDP2: {method.not_sharded}.")
 
 
 def refuse_bare_backward(model: nn.Module, batch: Mapping[str, Any], scale: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadytune.core.sharding import is_sharded_model
+from steadytune.core.model.sharding import is_sharded_model
 from steadytune.errors import HostError, MethodError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core import randomness
+from steadytune.core.arithmetic import randomness
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from steadytune.core.arguments import require_model, require_optimizer, require_total_updates, whole_seed
-from steadytune.core.composition import MethodOrMethods, conflicts, flatten
-from steadytune.core.description import description, differences, with_new_settings
-from steadytune.core.explain import Explanation, explain
-from steadytune.core.finite import FiniteWatch, require_finite_start, require_finite_weights
-from steadytune.core.live import claim, refuse_second
-from steadytune.core.loop import PlainLoop
-from steadytune.core.low_memory import Memory
-from steadytune.core.method import OPTIMIZER, OptimizerMethod, WeightMethod
-from steadytune.core.session import Session
-from steadytune.core.shadow import Teacher
-from steadytune.core.sharding import is_sharded_model, process_rank
-from steadytune.core.state import StackState, read_state, write_state
-from steadytune.core.state_mapping import as_mapping, from_mapping
-from steadytune.core.training import Batches
-from steadytune.core.wrappers import unwrapped
+from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod, WeightMethod
+from steadytune.core.authoring.training import Batches
+from steadytune.core.model.sharding import is_sharded_model, process_rank
+from steadytune.core.model.wrappers import unwrapped
+from steadytune.core.stack.arguments import require_model, require_optimizer, require_total_updates, whole_seed
+from steadytune.core.stack.composition import MethodOrMethods, conflicts, flatten
+from steadytune.core.stack.description import description, differences, with_new_settings
+from steadytune.core.stack.explain import Explanation, explain
+from steadytune.core.stack.finite_watch import FiniteWatch, require_finite_start, require_finite_weights
+from steadytune.core.stack.loop import PlainLoop
+from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.one_stack_per_model import claim, refuse_second
+from steadytune.core.stack.session import Session
+from steadytune.core.state.file import StackState, read_state, write_state
+from steadytune.core.state.mapping import as_mapping, from_mapping
+from steadytune.core.state.teacher import Teacher
 from steadytune.errors import CheckpointError, HostError, MethodError
 
 logger = logging.getLogger("steadytune")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import steadytune
-from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.method import LossMethod, Method, StepMethod
+from steadytune.core.authoring.cost import PLAIN_STEP, Cost
+from steadytune.core.authoring.method import LossMethod, Method, StepMethod
 from steadytune.errors import MethodError, did_you_mean
 
 MethodOrMethods = Method | Iterable[Method]

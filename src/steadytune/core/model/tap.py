@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.precision import precision_now
+from steadytune.core.model.precision import precision_now
 from steadytune.errors import HostError
 
 

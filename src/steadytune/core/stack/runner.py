@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core import randomness
-from steadytune.core.arguments import require_training_mode
-from steadytune.core.finite import FiniteWatch
-from steadytune.core.heads import logits_of, prediction_of, question, supervised_items
-from steadytune.core.low_memory import LowMemory, Memory, checked
-from steadytune.core.method import LossMethod, Method, StepMethod
-from steadytune.core.passes import Part, Passes
-from steadytune.core.precision import precision_now
-from steadytune.core.scaling import PerItem
-from steadytune.core.session import Session
-from steadytune.core.sharding import process_rank
-from steadytune.core.step import CleanPass, PassCounts, Step
-from steadytune.core.tally import Tally
+from steadytune.core.arithmetic import randomness
+from steadytune.core.authoring.method import LossMethod, Method, StepMethod
+from steadytune.core.authoring.passes import Part, Passes
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.authoring.step import CleanPass, PassCounts, Step
+from steadytune.core.model.outputs import logits_of, prediction_of, question, supervised_items
+from steadytune.core.model.precision import precision_now
+from steadytune.core.model.sharding import process_rank
+from steadytune.core.stack.arguments import require_training_mode
+from steadytune.core.stack.finite_watch import FiniteWatch
+from steadytune.core.stack.logs import Tally
+from steadytune.core.stack.low_memory import LowMemory, Memory, checked
+from steadytune.core.stack.session import Session
 from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")

@@ -17,10 +17,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.method import LossMethod
-from steadytune.core.randomness import RandomState, replayed, require_replay
-from steadytune.core.step import Step
-from steadytune.core.wrappers import gradients_not_exchanged
+from steadytune.core.arithmetic.randomness import RandomState, replayed, require_replay
+from steadytune.core.authoring.method import LossMethod
+from steadytune.core.authoring.step import Step
+from steadytune.core.model.wrappers import gradients_not_exchanged
 from steadytune.errors import HostError, MethodError
 
 #: ``"full"`` keeps the graphs of all passes for one backward pass; ``"low"`` runs one for each graph.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steadytune.core.tap import Seen
+from steadytune.core.model.tap import Seen
 from steadytune.errors import HostError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, strided
 
-from steadytune.core.checksums import checksum_of
-from steadytune.core.shadow import Teacher
-from steadytune.core.sharding import whole
-from steadytune.core.state import FORMAT, READABLE, StackState, all_tensors
+from steadytune.core.model.sharding import whole
+from steadytune.core.state.checksums import checksum_of
+from steadytune.core.state.file import FORMAT, READABLE, StackState, all_tensors
+from steadytune.core.state.teacher import Teacher
 from steadytune.errors import CheckpointError, DamagedCheckpointError
 
 

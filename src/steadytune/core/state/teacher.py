@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.sharding import exchanged, is_sharded_model, laid_like, own_part
+from steadytune.core.model.sharding import exchanged, is_sharded_model, laid_like, own_part
 
 
 @dataclass(frozen=True)

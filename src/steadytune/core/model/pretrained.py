@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from steadytune.core.heads import has_output_embeddings
+from steadytune.core.model.outputs import has_output_embeddings
 
 #: Architectures of Transformers that exist only as multilingual checkpoints.
 MULTILINGUAL_TYPES = frozenset(

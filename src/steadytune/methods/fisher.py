@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core import randomness
-from steadytune.core.sharding import is_sharded_model, mean_of_processes
-from steadytune.core.training import Training
+from steadytune.core.arithmetic import randomness
+from steadytune.core.authoring.training import Training
+from steadytune.core.model.sharding import is_sharded_model, mean_of_processes
 from steadytune.errors import HostError
 
 

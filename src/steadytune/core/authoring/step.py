@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steadytune.core import divergence as divergences
-from steadytune.core import noise, randomness
-from steadytune.core.heads import Prediction, logits_of
-from steadytune.core.part import part_of_inputs, rows_of
-from steadytune.core.scaling import PerItem
-from steadytune.core.shadow import Shadow, Teacher
-from steadytune.core.tap import Seen, Tap
-from steadytune.core.wrappers import buffers_as_they_are
+from steadytune.core.arithmetic import divergence as divergences
+from steadytune.core.arithmetic import noise, randomness
+from steadytune.core.authoring.per_item import PerItem
+from steadytune.core.model.outputs import Prediction, logits_of
+from steadytune.core.model.rows import part_of_inputs, rows_of
+from steadytune.core.model.tap import Seen, Tap
+from steadytune.core.model.wrappers import buffers_as_they_are
+from steadytune.core.state.teacher import Shadow, Teacher
 from steadytune.errors import HostError
 
 Masks = Literal["same", "fresh"]

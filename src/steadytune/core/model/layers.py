@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from steadytune.core.pretrained import pretrained_parameters
+from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import HostError
 
 

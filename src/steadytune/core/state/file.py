@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steadytune.core.checksums import checksum_of, checksums, first_damaged
-from steadytune.core.shadow import Teacher
-from steadytune.core.sharding import whole
+from steadytune.core.model.sharding import whole
+from steadytune.core.state.checksums import checksum_of, checksums, first_damaged
+from steadytune.core.state.teacher import Teacher
 from steadytune.errors import CheckpointError, DamagedCheckpointError
 from steadytune.support.atomic_files import replaced_when_whole
 

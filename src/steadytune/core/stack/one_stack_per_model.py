@@ -9,7 +9,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from torch import nn
 
-from steadytune.core.method import LossMethod, Method, WeightMethod
+from steadytune.core.authoring.method import LossMethod, Method, WeightMethod
 from steadytune.errors import HostError
 
 

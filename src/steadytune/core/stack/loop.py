@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steadytune.core.arguments import require_batch
-from steadytune.core.heads import loss_of
-from steadytune.core.runner import StepRunner
-from steadytune.core.scaling import scales_by_items
-from steadytune.core.wrappers import refuse_bare_backward, refuse_engines
+from steadytune.core.authoring.per_item import scales_by_items
+from steadytune.core.model.outputs import loss_of
+from steadytune.core.model.wrappers import refuse_bare_backward, refuse_engines
+from steadytune.core.stack.arguments import require_batch
+from steadytune.core.stack.runner import StepRunner
 from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")

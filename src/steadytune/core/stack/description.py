@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from steadytune.core.method import Method
+from steadytune.core.authoring.method import Method
 
 
 def description(methods: Iterable[Method], seed: int) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steadytune.core import noise, randomness
-from steadytune.core.ascent import gradient_to
-from steadytune.core.step import Masks
-from steadytune.core.tap import Seen, Tap
+from steadytune.core.arithmetic import noise, randomness
+from steadytune.core.arithmetic.ascent import gradient_to
+from steadytune.core.authoring.step import Masks
+from steadytune.core.model.tap import Seen, Tap
 
 #: What a pass computes: the task loss and all terms, one of the two, or nothing of either.
 Part = Literal["all", "task", "terms"]

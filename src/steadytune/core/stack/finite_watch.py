@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.sharding import is_sharded, own_part
+from steadytune.core.model.sharding import is_sharded, own_part
 from steadytune.errors import DivergedError, HostError
 
 #: Entries of a parameter that is looked at in each update. A gradient that is not finite reaches the biases and norms

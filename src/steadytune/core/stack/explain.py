@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from steadytune.core.composition import total_cost
-from steadytune.core.cost import PLAIN_STEP, Cost
-from steadytune.core.method import Method, WeightMethod
+from steadytune.core.authoring.cost import PLAIN_STEP, Cost
+from steadytune.core.authoring.method import Method, WeightMethod
+from steadytune.core.stack.composition import total_cost
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steadytune.core.method import LossMethod, Method, ModelMethod, StepMethod, WeightMethod
-from steadytune.core.pretrained import pretrained_parameters
-from steadytune.core.shadow import Shadow, Teacher, copied, trainable
-from steadytune.core.sharding import agree_on_weights, is_sharded, is_sharded_model, laid_like, reshard
-from steadytune.core.state import StackState
-from steadytune.core.tap import Tap, is_length_first, word_embedding
-from steadytune.core.training import Attachment, Batches, Training
-from steadytune.core.wrappers import refusal_when_sharded, refuse_engines
+from steadytune.core.authoring.method import (
+    LossMethod,
+    Method,
+    ModelMethod,
+    StepMethod,
+    WeightMethod,
+    refusal_when_sharded,
+)
+from steadytune.core.authoring.training import Attachment, Batches, Training
+from steadytune.core.model.pretrained import pretrained_parameters
+from steadytune.core.model.sharding import agree_on_weights, is_sharded, is_sharded_model, laid_like, reshard
+from steadytune.core.model.tap import Tap, is_length_first, word_embedding
+from steadytune.core.model.wrappers import refuse_engines
+from steadytune.core.state.file import StackState
+from steadytune.core.state.teacher import Shadow, Teacher, copied, trainable
 from steadytune.errors import CheckpointError, HostError
 
 
@@ -118,7 +125,7 @@ class Session:
         )
 
     def _taps(self) -> dict[int, Tap]:
-        from steadytune.core.layers import transformer_layers
+        from steadytune.core.model.layers import transformer_layers
 
         if not any(isinstance(m, LossMethod | StepMethod) for m in self.methods):
             return {}

@@ -1,50 +1,14 @@
-"""A part of a micro-batch: which inputs have rows, and a term on examples and updates that are drawn at random."""
+"""Which inputs of a micro-batch have a row for each example, and the inputs of some of the examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from steadytune.core.scaling import PerItem
 from steadytune.errors import HostError
-
-if TYPE_CHECKING:
-    from steadytune.core.step import Step
-
-
-def thinned(step: Step, term: Callable[[Step], PerItem], *, one_in: int, every: int) -> PerItem:
-    """A term on one example in ``one_in`` and in one update of ``every``, drawn at random; unbiased.
-
-    Each example has the chance ``1 / (one_in * every)`` and, when drawn, the weight ``one_in * every``: so the
-    expectation is the whole term. Of each ``one_in`` examples of an update, in the order they come, one is drawn, and
-    of each ``every`` updates one. The draw is the same in all processes, each of which has other examples.
-
-    Args:
-        step: the micro-batch.
-        term: the whole term, asked with a part of the micro-batch.
-        one_in: 1 for all examples.
-        every: 1 for all updates.
-    """
-    if one_in == every == 1:
-        return term(step)
-    if not step.streams.draws_update(step.owner, every):
-        return step.per_item(_nothing(step))
-    if one_in == 1:
-        return step.per_item(every * term(step).values)
-    count = len(step.clean_logits)
-    drawn = step.streams.draw_examples(step.owner, count, one_in)
-    weight = one_in * every
-    if not drawn:
-        if not _is_one_of_several_processes():
-            return step.per_item(_nothing(step))
-        drawn, weight = [0], 0  # each process must run as many passes as the others, or they wait for ever
-    rows = torch.tensor(drawn, device=step.clean_logits.device)
-    values = weight * term(step.part(rows)).values
-    whole = values.new_zeros(count, *values.shape[1:])
-    return step.per_item(whole.index_add(0, rows, values))
 
 
 def part_of_inputs(inputs: Mapping[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
@@ -102,14 +66,3 @@ def _part(name: str, value: Any, rows: Tensor, count: int) -> Any:
 def _is_other_than_rows(name: str, value: Tensor) -> bool:
     # Positions of text, height and width, (3, batch, length); one mask per layer. Both may be as long as the batch.
     return (name == "position_ids" and value.dim() == 3) or name.endswith("head_mask")
-
-
-def _is_one_of_several_processes() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _nothing(step: Step) -> Tensor:
-    like = step.clean_logits
-    like = like.select(-1, 0) if step.prediction == "classification" else like
-    return torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)

@@ -18,20 +18,22 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from steadytune.core.cost import CLEAN_PASS, PLAIN_STEP, Cost
-from steadytune.core.hyperparameters import allowed_values, hyperparameter, is_allowed
-from steadytune.errors import MethodError, did_you_mean
+from torch import nn
+
+from steadytune.core.authoring.cost import CLEAN_PASS, PLAIN_STEP, Cost
+from steadytune.core.authoring.hyperparameters import allowed_values, hyperparameter, is_allowed
+from steadytune.errors import HostError, MethodError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from typing_extensions import Self
 
-    from steadytune.core.passes import Passes
-    from steadytune.core.scaling import PerItem
-    from steadytune.core.shadow import Teacher
-    from steadytune.core.step import Step
-    from steadytune.core.training import Attachment, Training
+    from steadytune.core.authoring.passes import Passes
+    from steadytune.core.authoring.per_item import PerItem
+    from steadytune.core.authoring.step import Step
+    from steadytune.core.authoring.training import Attachment, Training
+    from steadytune.core.state.teacher import Teacher
 
 #: What at most one method of a stack may own; the words complete "both own the ...".
 INITIAL_WEIGHTS = "initial weights"
@@ -245,3 +247,8 @@ class ModelMethod(Method):
     @abstractmethod
     def attach(self, training: Training) -> Attachment:
         """Change the model in place and return what follows the training and undoes the change."""
+
+
+def refusal_when_sharded(method: Method) -> HostError:
+    """The error for a method that says that it cannot work on weights that FSDP2 has cut."""
+    return HostError(f"{method.name} does not work under FSDP2: {method.not_sharded}.")

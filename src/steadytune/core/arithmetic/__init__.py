@@ -1,0 +1,1 @@
+"""The arithmetic of methods: ascent, divergences, noise, random streams."""

@@ -1,0 +1,1 @@
+"""What methods ask a model: outputs, rows, embeddings, layers, wrappers."""

@@ -1,0 +1,1 @@
+"""Runs the methods of one training: composition, the step, state, logs."""

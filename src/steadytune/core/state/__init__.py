@@ -1,0 +1,1 @@
+"""A stack's state on disk: files, checksums, the teacher's weights."""

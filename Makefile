@@ -64,7 +64,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 
 # The contract on methods of your own: make contract METHODS=own_method
 contract: $(STAMP)
-	$(BIN)/python -m steadytune.contract $(METHODS)
+	$(BIN)/python -m steadytune.testing $(METHODS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from benchmarks.setting import Setting
-from steadytune.contract import tiny
 from steadytune.tasks.demo import minilm_folder
+from steadytune.testing import tiny
 
 Batch = dict[str, Tensor]
 

@@ -20,13 +20,13 @@ from question_tables import question_tables
 from speed_table import missed_table, speed_tables
 from suite_table import suite_table
 
-from steadytune.contract import PROPERTIES
-from steadytune.contract.matrix import Refusals, everything, table
 from steadytune.core.authoring.cost import PLAIN_STEP
 from steadytune.core.authoring.hyperparameters import allowed_values
 from steadytune.core.stack.composition import conflict, total_cost
 from steadytune.methods.registry import REGISTRY, method_classes
 from steadytune.tasks.registry import task_names, task_record
+from steadytune.testing import PROPERTIES
+from steadytune.testing.matrix import Refusals, everything, table
 
 PAGE = Path(__file__).parent / "compatibility.md"
 TASKS_PAGE = Path(__file__).parent / "tasks.md"

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from steadytune import noisytune, smart
-from steadytune.hosts.lightning_module import SteadyModuleMixin
+from steadytune.integrations.lightning import SteadyModuleMixin
 
 SENTENCES = {
     "a fine film": 1,

@@ -5,7 +5,7 @@ Offer it to steadytune in your package's pyproject.toml, and it has a name every
     [project.entry-points."steadytune.methods"]
     own_method = "own_method:OwnMethod"
 
-Then `python -m steadytune.contract own_method` checks it against everything that our own methods must hold, and
+Then `python -m steadytune.testing own_method` checks it against everything that our own methods must hold, and
 `steadytune train --methods own_method` trains with it.
 """
 

@@ -32,7 +32,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from steadytune.contract import surroundings, tiny
 from steadytune.core.arithmetic.randomness import derive_seed
 from steadytune.core.authoring.method import Method
 from steadytune.core.authoring.step import Step
@@ -42,6 +41,7 @@ from steadytune.core.stack.runner import StepRunner
 from steadytune.core.stack.stack import Stack
 from steadytune.core.state.file import FILE_NAME
 from steadytune.methods.registry import method_classes
+from steadytune.testing import surroundings, tiny
 
 WORLD = 2
 UPDATES = 3

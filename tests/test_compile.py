@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from steadytune.contract import tiny
 from steadytune.core.stack.stack import Stack
+from steadytune.testing import tiny
 
 UPDATES = 4
 #: One of each way in which a method touches a pass: both kinds of tap, a teacher, a changed module, moved weights.

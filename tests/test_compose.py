@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from steadytune import Stack
-from steadytune.contract import tiny
-from steadytune.contract.accounting import counted_passes, measured_memory
 from steadytune.core.authoring.method import LossMethod, Method, StepMethod
 from steadytune.core.stack.composition import total_cost
 from steadytune.errors import MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
+from steadytune.testing import tiny
+from steadytune.testing.accounting import counted_passes, measured_memory
 
 CLASSES = {m.name: m for m in method_classes()}
 PAIRS = list(itertools.combinations(CLASSES, 2))

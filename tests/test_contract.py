@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadytune.contract import PROPERTIES, check, reason_not_applicable, tiny, variants
 from steadytune.core.authoring.method import Cost, LossMethod, Method, hyperparameter
 from steadytune.core.authoring.per_item import PerItem
 from steadytune.core.authoring.step import Step
 from steadytune.errors import MethodError
 from steadytune.methods.registry import REGISTRY, build_methods, method_classes
+from steadytune.testing import PROPERTIES, check, reason_not_applicable, tiny, variants
 
 ROOT = Path(__file__).parents[1]
 CLASSES = method_classes()
@@ -216,7 +216,7 @@ def installed_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.long
 def test_the_example_gets_the_contract_through_its_entry_point(installed_example: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "steadytune.contract", "own_method"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "steadytune.testing", "own_method"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the contract holds" in done.stdout
@@ -238,7 +238,7 @@ def test_a_plugin_is_a_method_like_any_other(installed_example: Path, messages: 
 @pytest.mark.long
 def test_the_contract_says_what_it_does_not_know() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "steadytune.contract", "freelbb"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "steadytune.testing", "freelbb"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "Did you mean 'freelb'" in done.stderr

@@ -15,11 +15,11 @@ import ranks
 import torch
 from torch import nn
 
-from steadytune.contract import tiny
 from steadytune.core.model.sharding import is_sharded, laid_like, whole
 from steadytune.core.model.wrappers import unwrapped
 from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError
+from steadytune.testing import tiny
 
 pytestmark = pytest.mark.long
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from steadytune import Stack, smoothness
-from steadytune.contract.families import FAMILIES, batch_for, build, pairs
-from steadytune.contract.matrix import refusals
 from steadytune.core.model.tap import word_embedding
+from steadytune.testing.families import FAMILIES, batch_for, build, pairs
+from steadytune.testing.matrix import refusals
 
 ROOT = Path(__file__).parents[1]
 FOUND: dict[tuple[str, str], dict[str, str]] = {}

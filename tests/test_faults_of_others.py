@@ -36,7 +36,6 @@ from transformers import (
 )
 
 from steadytune import Stack, SteadyTrainer, perturb_weights
-from steadytune.contract.tiny import one_update
 from steadytune.core.arithmetic import noise
 from steadytune.core.arithmetic.ascent import ascend, ascend_in_l2
 from steadytune.core.arithmetic.divergence import symmetric_kl
@@ -69,6 +68,7 @@ from steadytune.methods.sam import SAM
 from steadytune.methods.smoothness import Smoothness
 from steadytune.methods.vat import VirtualAdversarialTraining
 from steadytune.methods.weight_averaging import WeightAveraging
+from steadytune.testing.tiny import one_update
 
 Form = TypeVar("Form")
 Batch = dict[str, Tensor]

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from benchmarks import frugal
 from steadytune import Stack, bregman, smart, smoothness
-from steadytune.contract.families import batch_for, build
-from steadytune.contract.tiny import move_teachers, noise_by_position
 from steadytune.core.arithmetic.randomness import Streams, derive_seed
 from steadytune.core.authoring.cost import Cost
 from steadytune.core.authoring.method import LossMethod
@@ -30,6 +28,8 @@ from steadytune.core.model.rows import part_of_inputs
 from steadytune.core.stack.explain import PLAIN_STEP
 from steadytune.core.state.mapping import as_mapping, from_mapping
 from steadytune.errors import CheckpointError, HostError, MethodError
+from steadytune.testing.families import batch_for, build
+from steadytune.testing.tiny import move_teachers, noise_by_position
 
 FELT: dict[str, Any] = {"weight": 20.0, "radius": 0.05, "noise_std": 0.02, "step_size": 0.05}
 

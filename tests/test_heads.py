@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from steadytune import Stack, bregman, r3f, r_drop, smoothness, vat
-from steadytune.contract.families import batch_for, build
 from steadytune.core.arithmetic import chunked_divergence
 from steadytune.core.arithmetic.chunked_divergence import by_position
 from steadytune.core.arithmetic.divergence import one_way_divergence, symmetric_kl
 from steadytune.core.model.outputs import logits_of, prediction_of
 from steadytune.core.model.tap import Tap
 from steadytune.errors import HostError
+from steadytune.testing.families import batch_for, build
 
 CASES = [
     ("BERT", "classification"),

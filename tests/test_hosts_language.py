@@ -39,7 +39,7 @@ from steadytune import (
     smoothness,
 )
 from steadytune.errors import HostError
-from steadytune.hosts.fused_head import WithLogits, has_fused_head
+from steadytune.integrations.transformers.fused_head import WithLogits, has_fused_head
 
 trl = pytest.importorskip("trl", reason="the extra `trl`")
 

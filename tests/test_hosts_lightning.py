@@ -27,10 +27,10 @@ from steadytune import (
     smoothness,
     swa,
 )
-from steadytune.contract.surroundings import _surface
 from steadytune.core.stack.session import Session
 from steadytune.errors import CheckpointError, HostError
-from steadytune.hosts.lightning_module import STATE, SteadyModuleMixin
+from steadytune.integrations.lightning import STATE, SteadyModuleMixin
+from steadytune.testing.surroundings import _surface
 
 lightning = pytest.importorskip("lightning", reason="the extra `lightning`")
 

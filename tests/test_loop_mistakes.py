@@ -35,9 +35,9 @@ from steadytune import (
     spectral_norm,
     swa,
 )
-from steadytune.contract.surroundings import _surface
 from steadytune.core.authoring.training import Attachment
 from steadytune.errors import CheckpointError, HostError
+from steadytune.testing.surroundings import _surface
 
 
 def sgd(model: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:

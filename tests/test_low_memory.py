@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, l2_sp, r3f, r_drop, sam, smart, smoothness
-from steadytune.contract import tiny
-from steadytune.contract.accounting import _bytes_alive, counted_passes, measured_memory
 from steadytune.core.authoring.method import LossMethod, Method
 from steadytune.core.stack.composition import total_cost
 from steadytune.core.stack.low_memory import Memory
 from steadytune.errors import HostError, MethodError
 from steadytune.experiments.settings import TrainSettings
-from steadytune.hosts.lightning_module import SteadyModuleMixin
+from steadytune.integrations.lightning import SteadyModuleMixin
 from steadytune.methods.registry import method_classes
+from steadytune.testing import tiny
+from steadytune.testing.accounting import _bytes_alive, counted_passes, measured_memory
 
 CLASSES = {m.name: m for m in method_classes()}
 FELT: dict[str, Any] = {"radius": 0.1, "noise_std": 0.01, "step_size": 0.1}

@@ -14,8 +14,8 @@ from references.heads_reference import Example, Setting
 from torch import Tensor
 
 from steadytune import Stack, bregman, r3f, smoothness, vat
-from steadytune.contract.families import batch_for, build
 from steadytune.core.arithmetic import noise as noise_file
+from steadytune.testing.families import batch_for, build
 
 UPDATES, TOTAL, RATE = 3, 10, 0.05
 #: The family, the head, and on which side the sentences are padded.

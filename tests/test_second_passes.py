@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, RobertaForMaskedLM
 
 from steadytune import Stack, alum, r3f, smoothness, vat
-from steadytune.contract.families import SIZES, batch_for, build
 from steadytune.core.model.outputs import predicts_next_token
 from steadytune.errors import HostError
+from steadytune.testing.families import SIZES, batch_for, build
 
 SEQ2SEQ: dict[str, Any] = {
     "vocab_size": 60,

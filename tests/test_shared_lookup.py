@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from steadytune import Stack, bregman, neftune, r3f, smoothness
-from steadytune.contract import tiny
-from steadytune.contract.families import FAMILIES, batch_for, build, pairs
 from steadytune.core.model.tap import Tap, word_embedding
+from steadytune.testing import tiny
+from steadytune.testing.families import FAMILIES, batch_for, build, pairs
 
 LARGE = {"radius": 0.01, "noise_std": 0.01}
 METHODS = {

@@ -12,8 +12,8 @@ from benchmarks.rounds import interleaved, ratios, spread
 from benchmarks.rows import Row, measured
 from benchmarks.setting import Setting
 from steadytune import noisytune
-from steadytune.contract import tiny
 from steadytune.experiments.measure import Meter
+from steadytune.testing import tiny
 
 ROUNDS = 7
 #: Large enough that a copy of it would show, with tensors of every size.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from steadytune.experiments.interactive import compare as compare
     from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
     from steadytune.experiments.report import report as report
-    from steadytune.hosts.trainer import SteadyMixin as SteadyMixin
-    from steadytune.hosts.trainer import SteadyTrainer as SteadyTrainer
+    from steadytune.integrations.transformers.trainer import SteadyMixin as SteadyMixin
+    from steadytune.integrations.transformers.trainer import SteadyTrainer as SteadyTrainer
     from steadytune.methods.alum import Alum as alum
     from steadytune.methods.bregman import Bregman as bregman
     from steadytune.methods.child_tuning import ChildTuning as child_tuning
@@ -57,8 +57,8 @@ _HOME = {
     "SteadytuneError": "steadytune.errors:SteadytuneError",
     "Explanation": "steadytune.core.stack.explain:Explanation",
     "Stack": "steadytune.core.stack.stack:Stack",
-    "SteadyMixin": "steadytune.hosts.trainer:SteadyMixin",
-    "SteadyTrainer": "steadytune.hosts.trainer:SteadyTrainer",
+    "SteadyMixin": "steadytune.integrations.transformers.trainer:SteadyMixin",
+    "SteadyTrainer": "steadytune.integrations.transformers.trainer:SteadyTrainer",
     "alum": "steadytune.methods.alum:Alum",
     "asam": "steadytune.methods.presets:asam",
     "bregman": "steadytune.methods.bregman:Bregman",

@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steadytune
-from steadytune.contract import tiny
-from steadytune.contract.surroundings import _global_hooks, _surface
 from steadytune.core.model import tap
+from steadytune.testing import tiny
+from steadytune.testing.surroundings import _global_hooks, _surface
 
 OURS = str(Path(steadytune.__file__).parent)
 Place = tuple[str, int]

@@ -15,7 +15,7 @@ from forked import OUTPUT, Running, attempt
 from killing import NEVER, Undisturbed
 from places import Command, compare_command, differences, results, train_command
 
-from steadytune.hosts.checkpoints import remove_older
+from steadytune.integrations.transformers.checkpoints import remove_older
 from steadytune.support import atomic_files as atomic
 
 TRAIN = train_command("noisytune,bregman", max_steps=8, save_total_limit=1, logging_steps=3)

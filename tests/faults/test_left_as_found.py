@@ -18,10 +18,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from steadytune import Stack, bregman, freeze, mixout, noisytune, pgd, smoothness, spectral_norm, swa
-from steadytune.contract import tiny
-from steadytune.contract.surroundings import _trainer
 from steadytune.core.authoring.method import Method
 from steadytune.methods.registry import REGISTRY, method_classes
+from steadytune.testing import tiny
+from steadytune.testing.surroundings import _trainer
 
 ROOT = Path(__file__).parents[2]
 CLASSES = method_classes()

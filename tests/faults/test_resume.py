@@ -12,12 +12,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
-from steadytune.contract import tiny
-from steadytune.contract.subject import Subject
-from steadytune.contract.surroundings import _trainer
 from steadytune.core.authoring.method import Method
 from steadytune.core.stack.stack import Stack
 from steadytune.methods.registry import method_classes
+from steadytune.testing import tiny
+from steadytune.testing.subject import Subject
+from steadytune.testing.surroundings import _trainer
 
 UPDATES = 4
 CLASSES = {method.name: method for method in method_classes()}

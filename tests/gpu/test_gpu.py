@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steadytune.contract import tiny
 from steadytune.core.authoring.step import Step
 from steadytune.core.stack.stack import Stack
 from steadytune.methods import child_tuning, mixout
+from steadytune.testing import tiny
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,7 @@ from steadytune.errors import DivergedError
 from steadytune.experiments.folder import RunFolder, is_evaluation
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, ending_gently
-from steadytune.hosts.trainer import SteadyTrainer
+from steadytune.integrations.transformers.trainer import SteadyTrainer
 
 
 @dataclass

@@ -25,7 +25,7 @@ from steadytune.experiments.run_trainer import RunTrainer, collator_for
 from steadytune.experiments.scoring import Scorer, output_selector, scorer_for
 from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
-from steadytune.hosts.trainer import SteadyTrainer
+from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
 from steadytune.tasks.task import Head, TaskData
 

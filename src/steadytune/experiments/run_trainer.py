@@ -18,7 +18,7 @@ from steadytune.errors import DivergedError
 from steadytune.experiments.encoding import lengths_of
 from steadytune.experiments.sampling import GroupedByLength
 from steadytune.experiments.scoring import Scorer
-from steadytune.hosts.trainer import SteadyTrainer
+from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from steadytune.contract import tiny
-from steadytune.contract.subject import Subject
 from steadytune.core.authoring.method import Method
 from steadytune.core.stack.stack import Stack
 from steadytune.errors import MethodError
-from steadytune.hosts.trainer import SteadyTrainer
+from steadytune.integrations.transformers.trainer import SteadyTrainer
+from steadytune.testing import tiny
+from steadytune.testing.subject import Subject
 
 
 def round_trip(subject: Subject) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steadytune.contract import accounting, numerics, surroundings
-from steadytune.contract.subject import Subject
 from steadytune.core.authoring.method import Method
 from steadytune.errors import MethodError, did_you_mean
+from steadytune.testing import accounting, numerics, surroundings
+from steadytune.testing.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadytune.contract import tiny
-from steadytune.contract.subject import Subject
 from steadytune.core.authoring.cost import Cost
 from steadytune.core.authoring.method import Method
 from steadytune.core.stack.low_memory import Memory
 from steadytune.core.stack.stack import Stack
+from steadytune.testing import tiny
+from steadytune.testing.subject import Subject
 
 
 def gradients_stay(subject: Subject) -> None:

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from steadytune.contract import tiny
-from steadytune.contract.subject import Subject
+from steadytune.testing import tiny
+from steadytune.testing.subject import Subject
 
 #: Relative difference of gradients in float64 that rounding explains.
 ROUNDING = 1e-9

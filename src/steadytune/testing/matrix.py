@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import torch
 
-from steadytune.contract.families import FAMILIES, HEADS, batch_for, build, model_class, pairs
 from steadytune.core.authoring.method import LossMethod, Method
 from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError, MethodError
 from steadytune.methods.registry import REGISTRY, method_classes
+from steadytune.testing.families import FAMILIES, HEADS, batch_for, build, model_class, pairs
 
 #: The reason of each refusal by family, head and method.
 Refusals = Mapping[tuple[str, str], Mapping[str, str]]

@@ -1,4 +1,4 @@
-"""``python -m steadytune.contract NAME ...``: check methods of the registry, your own among them."""
+"""``python -m steadytune.testing NAME ...``: check methods of the registry, your own among them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import traceback
 
 import torch
 
-from steadytune.contract.suite import PROPERTIES, check, reason_not_applicable, variants
 from steadytune.errors import SteadytuneError
 from steadytune.methods.registry import method_classes
+from steadytune.testing.suite import PROPERTIES, check, reason_not_applicable, variants
 
 
 def main(names: list[str]) -> int:

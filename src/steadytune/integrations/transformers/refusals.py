@@ -8,7 +8,7 @@ from steadytune.core.authoring.method import TASK_EMBEDDINGS, ModelMethod, refus
 from steadytune.core.model.wrappers import refusal
 from steadytune.core.stack.stack import Stack
 from steadytune.errors import HostError
-from steadytune.hosts.fused_head import has_fused_head
+from steadytune.integrations.transformers.fused_head import has_fused_head
 
 
 def refuse_trainer(trainer: Any, stack: Stack) -> None:

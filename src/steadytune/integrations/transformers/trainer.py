@@ -22,11 +22,11 @@ from steadytune.core.stack.low_memory import Memory
 from steadytune.core.stack.stack import Stack
 from steadytune.core.state.file import FILE_NAME, require_checkpoint, require_sealed
 from steadytune.errors import CheckpointError, HostError
-from steadytune.hosts.checkpoints import StackCallback, written_whole
-from steadytune.hosts.fused_head import WithLogits, has_fused_head, uncounted
-from steadytune.hosts.loss_in_parts import loss_in_parts
-from steadytune.hosts.loss_scaling import share_of_items
-from steadytune.hosts.refusals import refuse_trainer
+from steadytune.integrations.transformers.checkpoints import StackCallback, written_whole
+from steadytune.integrations.transformers.fused_head import WithLogits, has_fused_head, uncounted
+from steadytune.integrations.transformers.loss_in_parts import loss_in_parts
+from steadytune.integrations.transformers.loss_scaling import share_of_items
+from steadytune.integrations.transformers.refusals import refuse_trainer
 
 logger = logging.getLogger("steadytune")
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from benchmarks.setting import Setting
-from steadytune.tasks.demo import minilm_folder
+from steadytune.tasks.named.demo import minilm_folder
 from steadytune.testing import tiny
 
 Batch = dict[str, Tensor]

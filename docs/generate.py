@@ -24,7 +24,7 @@ from steadytune.core.authoring.cost import PLAIN_STEP
 from steadytune.core.authoring.hyperparameters import allowed_values
 from steadytune.core.stack.composition import conflict, total_cost
 from steadytune.methods.registry import REGISTRY, method_classes
-from steadytune.tasks.registry import task_names, task_record
+from steadytune.tasks.named.registry import task_names, task_record
 from steadytune.testing import PROPERTIES
 from steadytune.testing.matrix import Refusals, everything, table
 

@@ -18,8 +18,8 @@ from steadytune.cli.app import app
 from steadytune.cli.verbs import VERBS, named_in, program
 from steadytune.experiments.evaluate_parts import PARTS
 from steadytune.methods.registry import REGISTRY
-from steadytune.tasks.files import FILE_HEADS
-from steadytune.tasks.registry import task_names
+from steadytune.tasks.files.load import FILE_HEADS
+from steadytune.tasks.named.registry import task_names
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -20,7 +20,9 @@ from pyarrow import parquet
 
 from steadytune.errors import DataError, SettingsError
 from steadytune.support.text import excerpt
-from steadytune.tasks import csv_files, json_lines, load_files
+from steadytune.tasks import load_files
+from steadytune.tasks.files import delimited as csv_files
+from steadytune.tasks.files import json_lines
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 GOOD = "text,label\ngood,pos\nbad,neg\nfine,pos\npoor,neg\n"

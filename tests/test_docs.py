@@ -21,7 +21,7 @@ from test_compare import InProcess
 from steadytune.cli import main
 from steadytune.experiments.settings import resolve_settings
 from steadytune.methods.registry import method_classes
-from steadytune.tasks.demo import minilm_folder
+from steadytune.tasks.named.demo import minilm_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
 from steadytune.errors import SettingsError
-from steadytune.experiments import encoding
-from steadytune.experiments.answer_spans import best_span
-from steadytune.experiments.encoders import IGNORED, encoder_for
-from steadytune.experiments.encoding import encode, lengths_of
 from steadytune.experiments.sampling import GroupedByLength, grouped_order
+from steadytune.heads import features as encoding
+from steadytune.heads.answer_spans import best_span
+from steadytune.heads.encoders import IGNORED, encoder_for
+from steadytune.heads.features import encode, lengths_of
 from steadytune.tasks.task import Task
 
 #: Words of several pieces, so that a word may lie on the border of two windows.

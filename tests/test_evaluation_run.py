@@ -28,7 +28,7 @@ from steadytune.experiments.evaluate import NAMES, EvaluateOptions, check_run, e
 from steadytune.experiments.evaluate_parts import PARTS
 from steadytune.experiments.run import train
 from steadytune.experiments.settings import TrainSettings
-from steadytune.tasks.evaluation_sets import EvaluationSet, EvaluationSets
+from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets
 from steadytune.tasks.task import TaskData
 
 tiny_folder = tiny_model.tiny_folder

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from steadytune.errors import DataError
-from steadytune.tasks import csv_files, multi_label_files, tag_files
-from steadytune.tasks.files import load_files
+from steadytune.tasks.files import delimited as csv_files
+from steadytune.tasks.files import multi_label as multi_label_files
+from steadytune.tasks.files import tags as tag_files
+from steadytune.tasks.files.load import load_files
 
 ROWS = 100_000
 LABELS = ("politics", "money", "sport", "music", "health")
@@ -21,7 +23,7 @@ WORDS = [f"word{i}" for i in range(3000)]
 SCRIPT = """
 import sys
 from pathlib import Path
-from steadytune.tasks.files import load_files
+from steadytune.tasks.files.load import load_files
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()  # getrusage has the peak of the parent in it

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from steadytune.errors import DataError, SettingsError
 from steadytune.tasks import load_files
-from steadytune.tasks.tag_files import tag_names
+from steadytune.tasks.files.tags import tag_names
 
 
 def write(path: Path, content: str) -> Path:
@@ -171,7 +171,7 @@ def test_tags_that_are_numbers_or_no_entities(tmp_path):
 
 
 def test_lines_longer_than_a_block_and_words_with_quotes_and_spaces(tmp_path, monkeypatch):
-    monkeypatch.setattr("steadytune.tasks.tag_files._BLOCK_BYTES", 64)
+    monkeypatch.setattr("steadytune.tasks.files.tags._BLOCK_BYTES", 64)
     words = ["x" * 300, '"', "New York", "naïve"]
     file = write(tmp_path / "t.tsv", "\n".join(f"{w}\t{t}" for w, t in zip(words, ["O", "A", "O", "A"], strict=True)))
     assert rows_of(file, head="token_classification")[0]["tokens"] == words

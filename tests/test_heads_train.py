@@ -24,17 +24,17 @@ from transformers import EvalPrediction
 from steadytune.cli import main
 from steadytune.errors import DataError, ModelNotFoundError, SettingsError
 from steadytune.experiments import run as run_file
-from steadytune.experiments import scoring
 from steadytune.experiments.models import load_model
 from steadytune.experiments.progress import InterruptCallback, Silent
 from steadytune.experiments.run import Interrupted, train
-from steadytune.experiments.scoring import language_model_scores, scorer_for
 from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
-from steadytune.tasks.answers import question_answering_scores
-from steadytune.tasks.metrics import compute_metrics
-from steadytune.tasks.registry import task_record
-from steadytune.tasks.tagging import tag_scores
+from steadytune.heads import scoring
+from steadytune.heads.scores.answers import question_answering_scores
+from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.heads.scores.tags import tag_scores
+from steadytune.heads.scoring import language_model_scores, scorer_for
+from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task, TaskData
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
@@ -235,7 +235,7 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
     give(long)
     seen: list[Any] = []
     monkeypatch.setattr(
-        "steadytune.tasks.tagging.tag_scores", lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0}
+        "steadytune.heads.scores.tags.tag_scores", lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0}
     )
     result = train(settings(max_length=8, methods="none", num_train_epochs=8.0))
     assert result.metrics["after"]["test"]["rows"] == 1

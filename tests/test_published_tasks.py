@@ -18,9 +18,10 @@ from huggingface_hub import constants
 from pyarrow import parquet
 
 from steadytune.errors import DataError, SettingsError
-from steadytune.tasks import load_evaluation_sets, load_task, loading, task_names, task_record
-from steadytune.tasks.evaluation_sets import SETS, common_classes
-from steadytune.tasks.loading import load_published, place_of
+from steadytune.tasks import load_evaluation_sets, load_task, task_names, task_record
+from steadytune.tasks.named import loading
+from steadytune.tasks.named.evaluation_sets import SETS, common_classes
+from steadytune.tasks.named.loading import load_published, place_of
 from steadytune.tasks.task import TaskData
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -32,7 +32,7 @@ from steadytune.experiments.report_evaluation import calibration_curves, calibra
 from steadytune.experiments.report_plots import spread
 from steadytune.experiments.report_text import table_cell
 from steadytune.support.text import plain_text, shortened, signed
-from steadytune.tasks.registry import task_record
+from steadytune.tasks.named.registry import task_record
 
 HOSTILE = (
     "<script>window.stolen=1</script><img src=x onerror='window.stolen=1'>\"'`|$x_1$ {{7*7}} --> ]]> </title></style>"

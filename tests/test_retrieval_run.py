@@ -24,7 +24,7 @@ from steadytune.experiments import evaluate as evaluate_file
 from steadytune.experiments.evaluate import EvaluateOptions, evaluate
 from steadytune.experiments.run import train
 from steadytune.experiments.settings import TrainSettings
-from steadytune.tasks.retrieval import mining_scores
+from steadytune.heads.scores.retrieval import mining_scores
 
 tiny_folder = tiny_model.tiny_folder
 TEXTS = ("good", "a very long and dull film was not good", "bad film", "the plot", "fine", "poor poor film film", "a")

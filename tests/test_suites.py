@@ -9,7 +9,7 @@ import pytest
 from steadytune.experiments.grid import CompareSettings, candidates
 from steadytune.experiments.multi_task_settings import MultiTaskSettings
 from steadytune.experiments.settings import TrainSettings, read_config, resolve
-from steadytune.tasks.registry import task_record
+from steadytune.tasks.named.registry import task_record
 
 SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
 MULTI_TASK = {"smart-multi-task"}

@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steadytune.errors import DataError
+from steadytune.heads.scores.answers import question_answering_scores
+from steadytune.heads.scores.retrieval import best_threshold, mined_pairs, mining_scores, retrieval_accuracy
+from steadytune.heads.scores.tags import Entity, entities, tag_scores
 from steadytune.tasks import compute_metrics, take_subset
-from steadytune.tasks.answers import question_answering_scores
-from steadytune.tasks.retrieval import best_threshold, mined_pairs, mining_scores, retrieval_accuracy
-from steadytune.tasks.tagging import Entity, entities, tag_scores
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ def test_mining_agrees_with_a_slow_form(sources, targets, neighbours, seed):
 
 
 def test_retrieval_over_more_rows_than_a_block(monkeypatch):
-    monkeypatch.setattr("steadytune.tasks.retrieval._MOST_AT_ONCE", 350)
+    monkeypatch.setattr("steadytune.heads.scores.retrieval._MOST_AT_ONCE", 350)
     generator = np.random.default_rng(0)
     source = generator.normal(size=(50, 8))
     target = source + 0.05 * generator.normal(size=source.shape)

@@ -23,7 +23,6 @@ from steadytune.errors import DataError, SettingsError
 from steadytune.tasks import (
     TaskData,
     compute_metrics,
-    demo,
     load_task,
     minilm_folder,
     parse_train_size,
@@ -31,6 +30,7 @@ from steadytune.tasks import (
     task_names,
     task_record,
 )
+from steadytune.tasks.named import demo
 from steadytune.tasks.subset import allocate, held_out_rows
 
 needs_demo = pytest.mark.skipif(

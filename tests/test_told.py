@@ -35,9 +35,9 @@ from steadytune.experiments.report_text import table_cell
 from steadytune.experiments.statistics import compare_cell
 from steadytune.experiments.unfinished import unfinished
 from steadytune.experiments.verdict import verdict
+from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.support.plain_yaml import write_yaml
 from steadytune.support.text import interval, plain_text, signed
-from steadytune.tasks.metrics import compute_metrics
 
 #: What a model scores that predicts the class 1 of two for each of 100 rows, 51 of them rightly.
 ALL_ONE = compute_metrics("classification", np.tile([0.0, 1.0], (100, 1)), np.array([1] * 51 + [0] * 49))

@@ -16,7 +16,7 @@ import yaml
 
 from steadytune.experiments.records import read_comparison
 from steadytune.experiments.report import report
-from steadytune.tasks.metrics import compute_metrics
+from steadytune.heads.scores.metrics import compute_metrics
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -17,7 +17,7 @@ from benchmarks.setting import Setting
 from benchmarks.training import Plain, WithStack
 from steadytune import smart
 from steadytune.experiments.sampling import grouped_order
-from steadytune.tasks.demo import minilm_folder, movie_reviews
+from steadytune.tasks.named.demo import minilm_folder, movie_reviews
 
 ROUNDS = 2
 #: Sentences of the demo, and as many long reviews as make a tenth of the rows.

@@ -24,8 +24,8 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from steadytune.experiments import compare, hybrid, multi_task, run
-from steadytune.experiments.encoding import encode
 from steadytune.experiments.run import Interrupted
+from steadytune.heads.features import encode
 
 HEADS = ("classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm")
 EXTENSIONS = (

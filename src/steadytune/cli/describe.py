@@ -112,8 +112,8 @@ def _load(model: str) -> nn.Module:
 
 def show_tasks(names: list[str], data_dir: str | None) -> None:
     """Print all named tasks as a table, with where each is found now, or the records of the named ones."""
-    from steadytune.tasks.loading import place_of
-    from steadytune.tasks.registry import task_families, task_names, task_record
+    from steadytune.tasks.named.loading import place_of
+    from steadytune.tasks.named.registry import task_families, task_names, task_record
 
     console = Console()
     data_dir = data_dir or os.environ.get(DATA_FOLDER)

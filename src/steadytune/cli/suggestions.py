@@ -46,7 +46,7 @@ def assignments(incomplete: str) -> list[str]:
 
 def tasks(incomplete: str) -> list[str]:
     """Complete the last of several tasks."""
-    from steadytune.tasks.registry import task_names
+    from steadytune.tasks.named.registry import task_names
 
     return _last(incomplete, task_names, ",")
 

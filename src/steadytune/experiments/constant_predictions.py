@@ -83,7 +83,7 @@ def in_words(found: Iterable[str], task: str) -> str:
 
 
 def _name_of_class(found: str, task: str) -> str:
-    from steadytune.tasks.registry import task_record
+    from steadytune.tasks.named.registry import task_record
 
     if found == ONE_CLASS:
         return ""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
 from steadytune.experiments.settings import TrainSettings
-from steadytune.tasks.files import load_files
+from steadytune.tasks.files.load import load_files
+from steadytune.tasks.files.sources import open_source
 from steadytune.tasks.held_out import with_test_rows
-from steadytune.tasks.registry import load_task, task_record
-from steadytune.tasks.sources import open_source
+from steadytune.tasks.named.registry import load_task, task_record
 from steadytune.tasks.subset import take_subset
 from steadytune.tasks.task import TaskData
 

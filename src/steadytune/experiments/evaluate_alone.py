@@ -14,7 +14,7 @@ from steadytune.experiments.evaluate_parts import Work
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
 from steadytune.experiments.models import load_model
 from steadytune.experiments.settings import TrainSettings
-from steadytune.tasks.registry import task_record
+from steadytune.tasks.named.registry import task_record
 
 if TYPE_CHECKING:
     from steadytune.experiments.evaluate import EvaluateOptions

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from steadytune.core.model import outputs as heads
-from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.run_trainer import collator_for
-from steadytune.experiments.scoring import output_selector, scorer_for
 from steadytune.experiments.settings import TrainSettings
+from steadytune.heads.features import Encoded, encode
+from steadytune.heads.scoring import output_selector, scorer_for
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval
 from steadytune.experiments.evaluate_rows import HeldOut
 from steadytune.experiments.models import load_model
 from steadytune.experiments.settings import TrainSettings
-from steadytune.tasks.metrics import compute_metrics
+from steadytune.heads.scores.metrics import compute_metrics
 
 if TYPE_CHECKING:
     import numpy as np

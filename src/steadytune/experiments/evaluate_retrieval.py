@@ -11,11 +11,11 @@ import numpy as np
 
 from steadytune.errors import DataError
 from steadytune.evaluation.sentences import checked_layer, number_of_layers, sentence_vectors
-from steadytune.experiments.fingerprint import LENGTH, data_digest
 from steadytune.experiments.models import longest_input
-from steadytune.tasks.loading import INSTEAD, place_of
-from steadytune.tasks.registry import load_task, task_record
-from steadytune.tasks.retrieval import mining_scores, retrieval_accuracy
+from steadytune.heads.scores.retrieval import mining_scores, retrieval_accuracy
+from steadytune.tasks.digest import LENGTH, data_digest
+from steadytune.tasks.named.loading import INSTEAD, place_of
+from steadytune.tasks.named.registry import load_task, task_record
 from steadytune.tasks.subset import take_subset
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
 

@@ -7,8 +7,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError
-from steadytune.experiments.fingerprint import LENGTH, data_digest
-from steadytune.tasks.evaluation_sets import EvaluationSet, load_evaluation_sets
+from steadytune.tasks.digest import LENGTH, data_digest
+from steadytune.tasks.named.evaluation_sets import EvaluationSet, load_evaluation_sets
 from steadytune.tasks.subset import take_subset
 from steadytune.tasks.task import TaskData
 

@@ -9,14 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import steadytune
 from steadytune.experiments.grid import identify
 from steadytune.experiments.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from steadytune.tasks.task import TaskData
+from steadytune.tasks.digest import LENGTH
 
 #: Whose code takes part in a run; reports and statistics may change without making runs old.
 PARTS = (
@@ -34,9 +32,6 @@ PACKAGES = ("torch", "transformers")
 #: Of a run's settings, those that say where it is kept and how it reports.
 NOT_DETERMINING = frozenset({"output_dir", "logging_steps", "save_steps", "save_total_limit"})
 
-LENGTH = 16
-ROWS_AT_ONCE = 1000
-
 
 @functools.cache
 def code_digest() -> str:
@@ -49,26 +44,6 @@ def code_digest() -> str:
             digest.update(f"\n{file.relative_to(root)}\n".encode() + file.read_bytes())
     for package in PACKAGES:
         digest.update(f"\n{package} {metadata.version(package)}".encode())
-    return digest.hexdigest()[:LENGTH]
-
-
-def data_digest(data: TaskData) -> str:
-    """Of all rows of all splits.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> from steadytune.tasks.task import Task, TaskData
-        >>> toy = Task("toy", "classification", "", "", "text", None, "label", ("no", "yes"), {}, "accuracy")
-        >>> def of(text):
-        ...     return data_digest(TaskData(toy, {"train": Dataset.from_dict({"text": [text], "label": [0]})}, (), {}))
-        >>> of("a") == of("a"), of("a") == of("b")
-        (True, False)
-    """
-    digest = hashlib.sha256(repr((data.task.name, data.task.head, data.task.label_names)).encode())
-    for name, split in sorted(data.splits.items()):
-        digest.update(f"\n{name} {sorted(split.column_names)}\n".encode())
-        for rows in split.with_format(None).iter(ROWS_AT_ONCE):  # a million rows need not be Python objects at a time
-            digest.update(json.dumps(rows, sort_keys=True).encode())
     return digest.hexdigest()[:LENGTH]
 
 

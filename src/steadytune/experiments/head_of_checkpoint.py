@@ -21,7 +21,7 @@ def other_outputs(config: Any, task: Task) -> str | None:
     gives to nameless outputs (``LABEL_0``) tell nothing.
 
     >>> from transformers import BertConfig
-    >>> from steadytune.tasks.registry import task_record
+    >>> from steadytune.tasks.named.registry import task_record
     >>> other_outputs(BertConfig(id2label={0: "negative", 1: "positive"}), task_record("rte"))
     'negative, positive'
     >>> other_outputs(BertConfig(num_labels=2), task_record("rte"))

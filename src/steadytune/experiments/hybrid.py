@@ -24,10 +24,10 @@ from steadytune.experiments.pronoun_encoding import PronounEncoder
 from steadytune.experiments.resumable import Resumable
 from steadytune.experiments.run import Interrupted, RunResult, training_arguments
 from steadytune.experiments.run_trainer import RunTrainer
+from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.methods.registry import build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
 from steadytune.support.atomic_files import replaced_when_whole
-from steadytune.tasks.metrics import compute_metrics
 from steadytune.tasks.pronouns import PronounQuestion, pronoun_questions
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
 

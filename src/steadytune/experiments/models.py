@@ -42,7 +42,7 @@ def find_model(name: str) -> ModelSource:
         ModelNotFoundError: it is nowhere, or the Hub cannot be reached; within 5 seconds, saying what was tried.
     """
     if name in EMBEDDED:
-        from steadytune.tasks.demo import minilm_folder
+        from steadytune.tasks.named.demo import minilm_folder
 
         return ModelSource(str(minilm_folder()), "embedded")
     folder = Path(name).expanduser()

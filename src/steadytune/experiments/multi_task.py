@@ -15,7 +15,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from steadytune.core.authoring.method import Method
 from steadytune.experiments.data import fewer_rows, load_data
-from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import load_model, longest_input
@@ -26,7 +25,8 @@ from steadytune.experiments.progress import InterruptCallback, Reporter, Silent
 from steadytune.experiments.resumable import Resumable
 from steadytune.experiments.run import Interrupted, RunResult, refuse_label_smoothing, train, training_arguments
 from steadytune.experiments.run_trainer import collator_for
-from steadytune.experiments.scoring import Scorer, output_selector, scorer_for
+from steadytune.heads.features import Encoded, encode
+from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.methods.registry import build_methods
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
 from steadytune.tasks.task import TaskData

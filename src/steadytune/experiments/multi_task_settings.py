@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.settings import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
-from steadytune.tasks.registry import task_record
+from steadytune.tasks.named.registry import task_record
 
 FINE_TUNING = "Second phase"
 

@@ -15,8 +15,8 @@ from steadytune.tasks.task import Head
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from steadytune.experiments.encoding import Encoded
-    from steadytune.experiments.scoring import Scorer
+    from steadytune.heads.features import Encoded
+    from steadytune.heads.scoring import Scorer
 
 FOLDER = "predictions"
 #: Heads with one row of outputs for each row of data.

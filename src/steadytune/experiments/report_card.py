@@ -13,7 +13,7 @@ from steadytune.experiments.records import BASELINE, RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
 from steadytune.experiments.report_text import label, size, table_cell
 from steadytune.support.text import number, plain_text, rate
-from steadytune.tasks.registry import task_record
+from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task
 
 #: What the Hub calls our metrics, where it has another name.

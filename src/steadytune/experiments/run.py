@@ -14,7 +14,6 @@ from transformers import TrainingArguments, set_seed
 from steadytune.core.authoring.method import Method
 from steadytune.errors import SettingsError
 from steadytune.experiments.data import fewer_rows, load_data
-from steadytune.experiments.encoding import Encoded, encode
 from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import load_model, longest_input
@@ -22,9 +21,10 @@ from steadytune.experiments.predictions import FOLDER, keeping
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, SparingCheckpoints
 from steadytune.experiments.resumable import Resumable
 from steadytune.experiments.run_trainer import RunTrainer, collator_for
-from steadytune.experiments.scoring import Scorer, output_selector, scorer_for
 from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
+from steadytune.heads.features import Encoded, encode
+from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
 from steadytune.tasks.task import Head, TaskData

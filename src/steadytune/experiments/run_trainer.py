@@ -15,9 +15,9 @@ from transformers import (
 
 from steadytune.core.arithmetic.randomness import RandomState, replayed
 from steadytune.errors import DivergedError
-from steadytune.experiments.encoding import lengths_of
 from steadytune.experiments.sampling import GroupedByLength
-from steadytune.experiments.scoring import Scorer
+from steadytune.heads.features import lengths_of
+from steadytune.heads.scoring import Scorer
 from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.tasks.task import Head
 

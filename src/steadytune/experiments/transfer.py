@@ -22,7 +22,7 @@ def transfer(task: Task, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, d
         task: names the splits' languages.
         scores: by split, those after training.
 
-    >>> from steadytune.tasks.registry import task_record
+    >>> from steadytune.tasks.named.registry import task_record
     >>> found = transfer(task_record("xnli"), {"validation": {"accuracy": 0.8}, "validation_de": {"accuracy": 0.5}})
     >>> found["de"]["score"], round(found["de"]["gap"], 2)
     (0.5, 0.3)

@@ -3,11 +3,11 @@
 Importing this package imports neither torch, transformers, datasets nor pyarrow; loading rows does.
 """
 
-from steadytune.tasks.demo import minilm_folder
-from steadytune.tasks.evaluation_sets import EvaluationSet, EvaluationSets, load_evaluation_sets
-from steadytune.tasks.files import load_files
-from steadytune.tasks.metrics import compute_metrics
-from steadytune.tasks.registry import load_task, task_names, task_record
+from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.tasks.files.load import load_files
+from steadytune.tasks.named.demo import minilm_folder
+from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets, load_evaluation_sets
+from steadytune.tasks.named.registry import load_task, task_names, task_record
 from steadytune.tasks.subset import TrainSize, parse_train_size, take_subset
 from steadytune.tasks.task import Head, RowCounts, Task, TaskData
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from steadytune.errors import DataError, did_you_mean
 from steadytune.support.text import excerpt
-from steadytune.tasks.locations import file_place
+from steadytune.tasks.files.places import file_place
 
 if TYPE_CHECKING:
     from pyarrow import Buffer

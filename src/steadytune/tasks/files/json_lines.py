@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt
-from steadytune.tasks.locations import file_place, row_place
-from steadytune.tasks.sources import Source, text_buffer
+from steadytune.tasks.files.places import file_place, row_place
+from steadytune.tasks.files.sources import Source, text_buffer
 
 if TYPE_CHECKING:
     from pyarrow import Buffer, Table

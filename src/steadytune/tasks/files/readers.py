@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from steadytune.errors import DataError
-from steadytune.tasks.columns import Columns, check_columns, choose_columns, column_names, read_columns, read_texts
-from steadytune.tasks.faulty_cells import FaultyCells
-from steadytune.tasks.labels import LabelCode, decide, encode, read_labels
-from steadytune.tasks.locations import file_place
-from steadytune.tasks.sources import Source
+from steadytune.tasks.files.columns import (
+    Columns,
+    check_columns,
+    choose_columns,
+    column_names,
+    read_columns,
+    read_texts,
+)
+from steadytune.tasks.files.faulty_cells import FaultyCells
+from steadytune.tasks.files.labels import LabelCode, decide, encode, read_labels
+from steadytune.tasks.files.places import file_place
+from steadytune.tasks.files.sources import Source
 from steadytune.tasks.task import ANSWER, LABEL, PROMPT, TEXT, TEXT_PAIR, Head
 
 if TYPE_CHECKING:
@@ -125,9 +132,9 @@ def reader_for(
     layout and columns `question` and `context` for question answering, columns `prompt` for language models; anything
     else is a text with a label.
     """
-    from steadytune.tasks.multi_label_files import MultiLabelReader
-    from steadytune.tasks.question_files import QuestionReader
-    from steadytune.tasks.tag_files import TagReader
+    from steadytune.tasks.files.multi_label import MultiLabelReader
+    from steadytune.tasks.files.questions import QuestionReader
+    from steadytune.tasks.files.tags import TagReader
 
     given = (text_column, text_pair_column, label_column)
     head = head or _told_by_layout(source, text_column)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.answer_columns import answer_columns, first_misplaced_answer, with_unique_identifiers
-from steadytune.tasks.columns import first_true
+from steadytune.tasks.files.columns import first_true
 from steadytune.tasks.task import (
     ANSWER,
     ANSWERS,

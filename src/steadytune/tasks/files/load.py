@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks.file_readers import FileReader, reader_for
-from steadytune.tasks.locations import file_place, numbered
-from steadytune.tasks.sources import Source, open_source
+from steadytune.tasks.files.places import file_place, numbered
+from steadytune.tasks.files.readers import FileReader, reader_for
+from steadytune.tasks.files.sources import Source, open_source
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts, Task, TaskData

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from steadytune.tasks.glue import HUB as GLUE_HUB
-from steadytune.tasks.glue import NLI_LABELS
+from steadytune.tasks.named.glue import HUB as GLUE_HUB
+from steadytune.tasks.named.glue import NLI_LABELS
 from steadytune.tasks.task import Head, SplitSource, Task
 
 FAMILY = "XTREME"

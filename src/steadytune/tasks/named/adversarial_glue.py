@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from steadytune.tasks import glue
+from steadytune.tasks.named import glue
 from steadytune.tasks.task import SplitSource, Task
 
 FAMILY = "Adversarial GLUE"

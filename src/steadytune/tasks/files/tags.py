@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks import json_lines, parquet_files
-from steadytune.tasks.columns import Columns, check_columns, column_names, first_true
-from steadytune.tasks.locations import file_place, no_rows, row_place
-from steadytune.tasks.sources import Source, text_buffer
+from steadytune.tasks.files import json_lines
+from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files.columns import Columns, check_columns, column_names, first_true
+from steadytune.tasks.files.places import file_place, no_rows, row_place
+from steadytune.tasks.files.sources import Source, text_buffer
 from steadytune.tasks.task import LABEL, TOKENS, Head
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks import csv_files, json_lines, parquet_files
-from steadytune.tasks.faulty_cells import FaultyCells
-from steadytune.tasks.locations import file_place, no_rows
-from steadytune.tasks.sources import Source
+from steadytune.tasks.files import delimited as csv_files
+from steadytune.tasks.files import json_lines
+from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files.faulty_cells import FaultyCells
+from steadytune.tasks.files.places import file_place, no_rows
+from steadytune.tasks.files.sources import Source
 from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steadytune.errors import SteadytuneError
-from steadytune.tasks.loading import INSTEAD, load_published
-from steadytune.tasks.registry import task_names, task_record
+from steadytune.tasks.named.loading import INSTEAD, load_published
+from steadytune.tasks.named.registry import task_names, task_record
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, Task
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks.columns import first_true
-from steadytune.tasks.faulty_cells import FaultyCells
-from steadytune.tasks.locations import file_place, numbered, row_place
-from steadytune.tasks.sources import Source
+from steadytune.tasks.files.columns import first_true
+from steadytune.tasks.files.faulty_cells import FaultyCells
+from steadytune.tasks.files.places import file_place, numbered, row_place
+from steadytune.tasks.files.sources import Source
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:

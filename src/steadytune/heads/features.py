@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steadytune.experiments.encoders import Encoder, encoder_for
+from steadytune.heads.encoders import Encoder, encoder_for
 from steadytune.tasks.task import Head, Task
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks.columns import Columns, check_columns, first_true, read_columns
-from steadytune.tasks.locations import file_place, row_place
-from steadytune.tasks.sources import Source
+from steadytune.tasks.files.columns import Columns, check_columns, first_true, read_columns
+from steadytune.tasks.files.places import file_place, row_place
+from steadytune.tasks.files.sources import Source
 from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR, Head
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
-from steadytune.tasks.locations import file_place
+from steadytune.tasks.files.places import file_place
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, TEXT, RowCounts, Task, TaskData
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steadytune.tasks.glue import NLI_LABELS
+from steadytune.tasks.named.glue import NLI_LABELS
 from steadytune.tasks.task import SplitSource, Task
 
 FAMILY = "inference"

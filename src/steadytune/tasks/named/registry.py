@@ -6,10 +6,10 @@ from pathlib import Path
 
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.support.text import excerpt
-from steadytune.tasks import adversarial_glue, glue, inference, wnut, xtreme
-from steadytune.tasks.demo import MOVIE_REVIEWS, movie_reviews
-from steadytune.tasks.loading import load_published
-from steadytune.tasks.sources import FORMATS
+from steadytune.tasks.files.sources import FORMATS
+from steadytune.tasks.named import adversarial_glue, glue, inference, wnut, xtreme
+from steadytune.tasks.named.demo import MOVIE_REVIEWS, movie_reviews
+from steadytune.tasks.named.loading import load_published
 from steadytune.tasks.task import Task, TaskData
 
 _FAMILIES = (glue.TASKS, inference.TASKS, adversarial_glue.TASKS, xtreme.TASKS, wnut.TASKS)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steadytune.experiments.encoding import Encoded
+from steadytune.heads.features import Encoded
 
 CANDIDATES = 20
 LONGEST_ANSWER = 30

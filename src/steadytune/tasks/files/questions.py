@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt
-from steadytune.tasks import json_lines, parquet_files
 from steadytune.tasks.answer_columns import (
     answer_columns,
     answer_type,
     first_misplaced_answer,
     with_unique_identifiers,
 )
-from steadytune.tasks.columns import Columns, check_columns, check_filled, column_names
-from steadytune.tasks.locations import file_place, no_rows, row_place
-from steadytune.tasks.sources import Source, text_buffer
+from steadytune.tasks.files import json_lines
+from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files.columns import Columns, check_columns, check_filled, column_names
+from steadytune.tasks.files.places import file_place, no_rows, row_place
+from steadytune.tasks.files.sources import Source, text_buffer
 from steadytune.tasks.task import ANSWERS, CONTEXT, IDENTIFIER, QUESTION, Head
 
 if TYPE_CHECKING:

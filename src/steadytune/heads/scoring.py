@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadytune.experiments.answer_spans import best_answers
-from steadytune.experiments.encoders import IGNORED
-from steadytune.experiments.encoding import Encoded
-from steadytune.tasks.metrics import compute_metrics
+from steadytune.heads.answer_spans import best_answers
+from steadytune.heads.encoders import IGNORED
+from steadytune.heads.features import Encoded
+from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.tasks.task import Head, Task
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from steadytune.tasks.answers import Script
+    from steadytune.heads.scores.answers import Script
 
 #: Of a split's predictions and labels, its scores.
 Scorer = Callable[["EvalPrediction"], dict[str, float]]
@@ -131,7 +131,7 @@ def tags_of_rows(encoded: Encoded, predicted: np.ndarray, names: tuple[str, ...]
 
 
 def _tag_scores(task: Task, encoded: Encoded, predicted: EvalPrediction) -> dict[str, float]:
-    from steadytune.tasks.tagging import tag_scores
+    from steadytune.heads.scores.tags import tag_scores
 
     names = task.label_names or ()
     found = tags_of_rows(encoded, np.asarray(_first(predicted.predictions)), names)
@@ -143,7 +143,7 @@ def _tag_scores(task: Task, encoded: Encoded, predicted: EvalPrediction) -> dict
 def _answer_scores(
     encoded: Encoded, predicted: EvalPrediction, language: str, script: Script | None
 ) -> dict[str, float]:
-    from steadytune.tasks.answers import question_answering_scores
+    from steadytune.heads.scores.answers import question_answering_scores
 
     start, end = (np.asarray(part) for part in predicted.predictions[:2])
     answers: list[Mapping[str, Any]] = list(encoded.rows["answers"])

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from steadytune.errors import DataError
 from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.support.text import excerpt
-from steadytune.tasks.locations import file_place
-from steadytune.tasks.published_rows import Normalised, normalise
+from steadytune.tasks.files.places import file_place
+from steadytune.tasks.named.published_rows import Normalised, normalise
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import IDENTIFIER, LABEL, RowCounts, SplitSource, Task, TaskData

@@ -1,0 +1,1 @@
+"""From rows to features, and from outputs to scores."""

@@ -1,0 +1,1 @@
+"""The user's files: formats, columns, labels, faulty rows."""

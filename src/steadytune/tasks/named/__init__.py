@@ -1,0 +1,1 @@
+"""Tasks that are known by name, and where their rows are found."""

@@ -19,7 +19,7 @@ from scipy.stats import wilcoxon
 
 from steadytune.experiments.folder import describe_environment, write_json
 from steadytune.experiments.run import train
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 
 METHODS = ("none", "noisytune", "smart", "noisytune,smart")
 LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)

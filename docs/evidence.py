@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steadytune.experiments.records import BASELINE, Cell, RunRecord
+from steadytune.experiments.records import Cell, RunRecord
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from evidence import RESULTS, kept_cells
 
-from steadytune.experiments.records import BASELINE, Cell
+from steadytune.experiments.records import Cell
 from steadytune.experiments.statistics import CellStatistics, compare_cell
+from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 
 QUESTIONS = RESULTS / "questions"

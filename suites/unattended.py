@@ -46,9 +46,11 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
     import steadytune
     from steadytune.experiments.compare_folder import commit
     from steadytune.experiments.data import load_data
-    from steadytune.experiments.grid import CompareSettings, candidates
+    from steadytune.experiments.grid import candidates
     from steadytune.experiments.models import find_model
-    from steadytune.experiments.settings import TrainSettings, resolve
+    from steadytune.settings.compare import CompareSettings
+    from steadytune.settings.resolve import resolve
+    from steadytune.settings.train import TrainSettings
 
     settings = resolve(CompareSettings, {"data_dir": data_dir}, config, scale)
     shutil.rmtree(bundle, ignore_errors=True)

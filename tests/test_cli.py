@@ -29,8 +29,8 @@ from steadytune import Stack, noisytune, smart
 from steadytune.cli import main
 from steadytune.cli.app import app
 from steadytune.experiments import models, run
-from steadytune.experiments.settings import OUTPUT, TRAINING, TrainSettings
 from steadytune.methods.registry import REGISTRY
+from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

@@ -33,14 +33,16 @@ from steadytune.experiments.compare import compare
 from steadytune.experiments.compare_plan import plan_comparison
 from steadytune.experiments.engine import Watch, execute, kept_record, read_record
 from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.grid import CompareSettings, Plan, candidates
+from steadytune.experiments.grid import Plan, candidates
 from steadytune.experiments.local_engine import LocalEngine
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.records import Cell, Comparison, RunRecord, read_comparison
 from steadytune.experiments.run import Extent, train
-from steadytune.experiments.settings import TrainSettings, resolve
 from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.resolve import resolve
+from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import this_process
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model

@@ -19,8 +19,8 @@ import yaml
 from test_compare import InProcess
 
 from steadytune.cli import main
-from steadytune.experiments.settings import resolve_settings
 from steadytune.methods.registry import method_classes
+from steadytune.settings.resolve import resolve_settings
 from steadytune.tasks.named.demo import minilm_folder
 
 ROOT = Path(__file__).parents[1]

@@ -24,10 +24,11 @@ from steadytune.evaluation import attack
 from steadytune.experiments import evaluate as evaluate_file
 from steadytune.experiments import evaluate_rows
 from steadytune.experiments import run as run_file
-from steadytune.experiments.evaluate import NAMES, EvaluateOptions, check_run, evaluate
+from steadytune.experiments.evaluate import check_run, evaluate
 from steadytune.experiments.evaluate_parts import PARTS
 from steadytune.experiments.run import train
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.evaluate import NAMES, EvaluateOptions
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets
 from steadytune.tasks.task import TaskData
 

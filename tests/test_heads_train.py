@@ -27,13 +27,13 @@ from steadytune.experiments import run as run_file
 from steadytune.experiments.models import load_model
 from steadytune.experiments.progress import InterruptCallback, Silent
 from steadytune.experiments.run import Interrupted, train
-from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
 from steadytune.heads import scoring
 from steadytune.heads.scores.answers import question_answering_scores
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.heads.scores.tags import tag_scores
 from steadytune.heads.scoring import language_model_scores, scorer_for
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task, TaskData
 

@@ -30,12 +30,12 @@ from steadytune.cli import main
 from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import DataError, HostError, ModelNotFoundError, SettingsError
 from steadytune.experiments.hybrid import load_language_model, train_hybrid
-from steadytune.experiments.hybrid_settings import HybridSettings
 from steadytune.experiments.progress import Silent
 from steadytune.experiments.pronoun_encoding import PronounEncoder
 from steadytune.experiments.run import Interrupted
 from steadytune.methods.registry import all_methods, build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
+from steadytune.settings.hybrid import HybridSettings
 from steadytune.tasks.pronouns import PronounQuestion, align, pronoun_questions
 
 WNLI = Path(__file__).parents[2] / "shared" / "data" / "glue" / "wnli"

@@ -15,8 +15,10 @@ from steadytune.cli import main
 from steadytune.experiments.configuration import learning_rates
 from steadytune.experiments.data import load_data
 from steadytune.experiments.first_look import first_look
-from steadytune.experiments.grid import CompareSettings, candidates
-from steadytune.experiments.settings import TrainSettings, resolve
+from steadytune.experiments.grid import candidates
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.resolve import resolve
+from steadytune.settings.train import TrainSettings
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -21,9 +21,9 @@ from steadytune.core.authoring.method import LossMethod, Method
 from steadytune.core.stack.composition import total_cost
 from steadytune.core.stack.low_memory import Memory
 from steadytune.errors import HostError, MethodError
-from steadytune.experiments.settings import TrainSettings
 from steadytune.integrations.lightning import SteadyModuleMixin
 from steadytune.methods.registry import method_classes
+from steadytune.settings.train import TrainSettings
 from steadytune.testing import tiny
 from steadytune.testing.accounting import _bytes_alive, counted_passes, measured_memory
 

@@ -24,11 +24,11 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from steadytune.cli import main
 from steadytune.experiments.multi_task import MultiTaskResult, train_together
 from steadytune.experiments.multi_task_batches import TaskBatches, TaskCollator, TaskRows
-from steadytune.experiments.multi_task_settings import MultiTaskSettings
 from steadytune.experiments.progress import Silent
 from steadytune.experiments.run import Interrupted, train
 from steadytune.experiments.sampling import grouped_order
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.multi_task import MultiTaskSettings
+from steadytune.settings.train import TrainSettings
 
 tiny_folder = tiny_model.tiny_folder
 

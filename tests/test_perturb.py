@@ -26,8 +26,8 @@ from steadytune.experiments import checkpoint_files
 from steadytune.experiments.checkpoint_files import StoredTensor
 from steadytune.experiments.perturb import RECORD, PerturbedCheckpoint, perturb_checkpoint
 from steadytune.experiments.run import train
-from steadytune.experiments.settings import TrainSettings
 from steadytune.methods import noisytune as noisytune_module
+from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import this_process
 
 tiny_folder = tiny_model.tiny_folder

@@ -12,10 +12,12 @@ from comparisons import cell, comparison
 from steadytune.errors import SettingsError
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import execute
-from steadytune.experiments.grid import CompareSettings, candidates
-from steadytune.experiments.published import Published, beside_published
+from steadytune.experiments.grid import candidates
+from steadytune.experiments.published import beside_published
 from steadytune.experiments.report import Report, report
-from steadytune.experiments.settings import resolve
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.published import Published
+from steadytune.settings.resolve import resolve
 
 tiny_folder = tiny_model.tiny_folder
 

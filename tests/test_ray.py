@@ -25,10 +25,11 @@ from steadytune.experiments.cells import plan_cells
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import execute, read_record
 from steadytune.experiments.engine_ray import RayEngine
-from steadytune.experiments.grid import CompareSettings, Plan, candidates
+from steadytune.experiments.grid import Plan, candidates
 from steadytune.experiments.ray_task import packed, unpack
 from steadytune.experiments.records import RunRecord, read_comparison
 from steadytune.experiments.watching import Unwatched
+from steadytune.settings.compare import CompareSettings
 
 tiny_folder = tiny_model.tiny_folder
 

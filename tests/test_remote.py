@@ -16,8 +16,8 @@ from test_compare import InProcess, Notes, outcome
 from steadytune.cli import main
 from steadytune.errors import SettingsError
 from steadytune.experiments.compare import compare
-from steadytune.experiments.grid import CompareSettings
 from steadytune.experiments.remote import RemoteFolder
+from steadytune.settings.compare import CompareSettings
 
 tiny_folder = tiny_model.tiny_folder
 URL = "memory://lab/first"

@@ -34,7 +34,8 @@ from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.progress import InterruptCallback, Silent
 from steadytune.experiments.run import Interrupted, RunResult, train, training_arguments
-from steadytune.experiments.settings import OUTPUT, TRAINING, TrainSettings, resolve_settings
+from steadytune.settings.resolve import resolve_settings
+from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

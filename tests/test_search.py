@@ -20,12 +20,13 @@ pytest.importorskip("optuna")
 from steadytune.errors import MethodError, SettingsError
 from steadytune.experiments.compare import compare
 from steadytune.experiments.engine import Watch, execute, kept_record
-from steadytune.experiments.grid import CompareSettings, Plan
+from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.search import Outcome, Proposal, Search, run_search
 from steadytune.experiments.search_space import REACH, Dimension, Space, parse_ranges, parse_search, search_space
 from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods, build_methods
+from steadytune.settings.compare import CompareSettings
 
 tiny_folder = tiny_model.tiny_folder
 

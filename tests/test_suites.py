@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from steadytune.experiments.grid import CompareSettings, candidates
-from steadytune.experiments.multi_task_settings import MultiTaskSettings
-from steadytune.experiments.settings import TrainSettings, read_config, resolve
+from steadytune.experiments.grid import candidates
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.multi_task import MultiTaskSettings
+from steadytune.settings.resolve import read_config, resolve
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 
 SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))

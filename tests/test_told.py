@@ -26,7 +26,7 @@ from steadytune.experiments.cells import CellPlan
 from steadytune.experiments.compare_folder import CONFIG
 from steadytune.experiments.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
 from steadytune.experiments.evaluate import check_run
-from steadytune.experiments.grid import CompareSettings, Place
+from steadytune.experiments.grid import Place
 from steadytune.experiments.leading import leader
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
 from steadytune.experiments.report import Report
@@ -36,6 +36,7 @@ from steadytune.experiments.statistics import compare_cell
 from steadytune.experiments.unfinished import unfinished
 from steadytune.experiments.verdict import verdict
 from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.settings.compare import CompareSettings
 from steadytune.support.plain_yaml import write_yaml
 from steadytune.support.text import interval, plain_text, signed
 

@@ -9,8 +9,8 @@ from typing import Any
 import typer.main
 
 from steadytune.cli.app import app
-from steadytune.experiments.grid import CompareSettings
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.train import TrainSettings
 
 #: Verbs that look outside the working folder.
 LEFT_OUT = ("doctor",)

@@ -103,7 +103,7 @@ class Memory:
 def measure_rows(folder: Path, model: Path, rows: int, updates: int) -> dict[str, Any]:
     """Train on a file of so many rows; memory is looked at from the first tenth of the updates to the last."""
     from steadytune.experiments.run import Extent, train
-    from steadytune.experiments.settings import TrainSettings
+    from steadytune.settings.train import TrainSettings
 
     settings = TrainSettings(
         model=str(model), train_file=str(write_rows(folder / "train.csv", rows)),
@@ -148,7 +148,7 @@ def measure_rounds(folder: Path, model: Path, rounds: int, warm: int = 2) -> dic
     """Compare again and again in one process, each time in a new folder; what is alive must not grow."""
     from steadytune.experiments.compare import compare
     from steadytune.experiments.engine import execute
-    from steadytune.experiments.grid import CompareSettings
+    from steadytune.settings.compare import CompareSettings
 
     class Here:
         """Makes the runs in this process."""

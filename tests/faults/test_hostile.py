@@ -32,7 +32,8 @@ from steadytune.experiments.evaluate import check_run
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.predictions import read_predictions
 from steadytune.experiments.remote import open_remote
-from steadytune.experiments.settings import TrainSettings, read_config
+from steadytune.settings.resolve import read_config
+from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.tasks import load_files
 

@@ -14,9 +14,10 @@ from rich.console import Console
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import Stopped
 from steadytune.experiments.data import check_source
-from steadytune.experiments.grid import CompareSettings, candidates, places
+from steadytune.experiments.grid import candidates, places
 from steadytune.experiments.models import find_model
-from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.text import counted
 
 

@@ -16,7 +16,7 @@ from steadytune.core.authoring.hyperparameters import allowed_values
 from steadytune.core.stack.composition import conflicts, total_cost, ways_out
 from steadytune.core.stack.explain import in_words
 from steadytune.experiments.data import DATA_FOLDER
-from steadytune.experiments.settings import parse_assignments, resolve_settings
+from steadytune.settings.resolve import parse_assignments, resolve_settings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.evaluate import EvaluateOptions, check_run, is_run
+from steadytune.experiments.evaluate import check_run, is_run
+from steadytune.settings.evaluate import EvaluateOptions
 from steadytune.support.text import printable
 
 

@@ -7,9 +7,9 @@ from rich.console import Console
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.hybrid_settings import TASK, HybridSettings
 from steadytune.experiments.models import find_model
-from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.settings.hybrid import TASK, HybridSettings
+from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 

@@ -11,7 +11,7 @@ from steadytune.cli.console import show_lines
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.experiments.configuration import configuration, cost, recommended, seen
 from steadytune.experiments.first_look import Look, first_look
-from steadytune.experiments.settings import resolve_settings
+from steadytune.settings.resolve import resolve_settings
 from steadytune.support.atomic_files import replaced_when_whole
 
 VERBS = ("compare", "train")

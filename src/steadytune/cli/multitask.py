@@ -13,8 +13,8 @@ from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
-from steadytune.experiments.multi_task_settings import MultiTaskSettings
-from steadytune.experiments.settings import parse_assignments, resolve
+from steadytune.settings.multi_task import MultiTaskSettings
+from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 

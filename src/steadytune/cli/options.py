@@ -17,7 +17,7 @@ from steadytune.errors import did_you_mean
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from steadytune.experiments.settings import TrainSettings
+    from steadytune.settings.train import TrainSettings
 
 #: The group of what is said about the run itself.
 RUN_PANEL = "Output"
@@ -65,7 +65,7 @@ def with_settings(verb: Verb, name: str) -> Callable[..., None]:
         verb: gets what was given.
         name: of the verb, as the settings know it.
     """
-    from steadytune.experiments.settings_of_verbs import kind_of
+    from steadytune.settings.of_verbs import kind_of
 
     return _with_options(verb, kind_of(name), FLAGS.get(name, {}))
 
@@ -187,7 +187,7 @@ def is_usage_error(error: BaseException) -> bool:
 
 def _of_another_verb(option: str, context: Any) -> str:
     """A sentence on an option that another verb of training has, where this is such a verb."""
-    from steadytune.experiments.settings_of_verbs import KINDS, verbs_with
+    from steadytune.settings.of_verbs import KINDS, verbs_with
 
     if context.info_name not in KINDS:
         return ""

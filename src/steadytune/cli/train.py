@@ -9,7 +9,7 @@ from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.experiments.data import check_source
 from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.models import find_model
-from steadytune.experiments.settings import parse_assignments, resolve_settings
+from steadytune.settings.resolve import parse_assignments, resolve_settings
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 

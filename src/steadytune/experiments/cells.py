@@ -11,8 +11,10 @@ from typing import Any
 from steadytune.experiments.data import load_data
 from steadytune.experiments.engine import read_record
 from steadytune.experiments.fingerprint import code_digest, model_digest, run_key
-from steadytune.experiments.grid import Candidate, CompareSettings, Place, Plan, places
-from steadytune.experiments.records import BASELINE, RunRecord
+from steadytune.experiments.grid import Candidate, Place, Plan, places
+from steadytune.experiments.records import RunRecord
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.expressions import BASELINE
 from steadytune.tasks.digest import data_digest
 from steadytune.tasks.subset import parse_train_size
 

@@ -14,13 +14,14 @@ from steadytune.experiments.engine import Engine, is_locked, kept_record
 from steadytune.experiments.environments import differences
 from steadytune.experiments.folder import RunFolder, describe_environment, write_json
 from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
-from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
+from steadytune.experiments.grid import Candidate, Plan, candidates
 from steadytune.experiments.leading import leader
 from steadytune.experiments.local_engine import LocalEngine
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
 from steadytune.experiments.remote import RemoteFolder, open_remote
 from steadytune.experiments.verdict import too_few_seeds
 from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
+from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import this_process
 
 #: Seconds between two writings of the unfinished comparison.

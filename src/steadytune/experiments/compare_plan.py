@@ -10,9 +10,10 @@ from steadytune.experiments.cells import CellPlan, plan_cells
 from steadytune.experiments.compare import Work
 from steadytune.experiments.compare_folder import refuse_foreign
 from steadytune.experiments.engine import kept_record
-from steadytune.experiments.grid import Candidate, CompareSettings, Plan, candidates
+from steadytune.experiments.grid import Candidate, Plan, candidates
 from steadytune.experiments.verdict import too_few_seeds
 from steadytune.experiments.watching import SilentComparison
+from steadytune.settings.compare import CompareSettings
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def recommended(look: Look) -> dict[str, tuple[Any, str]]:
 
     Example:
         >>> from steadytune.experiments.first_look import first_look
-        >>> from steadytune.experiments.settings import TrainSettings
+        >>> from steadytune.settings.train import TrainSettings
         >>> found = recommended(first_look(TrainSettings(task="movie-reviews", train_size=64)))
         >>> found["per_device_train_batch_size"][0], found["num_train_epochs"][0]
         (8, 20)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.files.load import load_files
 from steadytune.tasks.files.sources import open_source
 from steadytune.tasks.held_out import with_test_rows

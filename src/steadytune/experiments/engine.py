@@ -144,8 +144,9 @@ def keep_failure(plan: Plan, error: str) -> RunRecord:
 
 
 def _make(plan: Plan, reporter: Any) -> RunRecord:
-    from steadytune.experiments.evaluate import EvaluateOptions, evaluate
+    from steadytune.experiments.evaluate import evaluate
     from steadytune.experiments.run import Extent, Interrupted, train
+    from steadytune.settings.evaluate import EvaluateOptions
 
     began = time.monotonic()
     metrics: Mapping[str, Any] = {}

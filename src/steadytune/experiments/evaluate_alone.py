@@ -13,11 +13,11 @@ from steadytune.experiments.data import DATA_FOLDER
 from steadytune.experiments.evaluate_parts import Work
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
 from steadytune.experiments.models import load_model
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 
 if TYPE_CHECKING:
-    from steadytune.experiments.evaluate import EvaluateOptions
+    from steadytune.settings.evaluate import EvaluateOptions
 
 
 class RetrievalAlone:

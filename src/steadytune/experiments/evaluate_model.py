@@ -14,9 +14,9 @@ from transformers import EvalPrediction
 from steadytune.core.model import outputs as heads
 from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.run_trainer import collator_for
-from steadytune.experiments.settings import TrainSettings
 from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import output_selector, scorer_for
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:

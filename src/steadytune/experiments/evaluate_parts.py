@@ -19,14 +19,14 @@ from steadytune.experiments.evaluate_model import EvaluatedModel
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
 from steadytune.experiments.evaluate_rows import HeldOut
 from steadytune.experiments.models import load_model
-from steadytune.experiments.settings import TrainSettings
 from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-    from steadytune.experiments.evaluate import EvaluateOptions
+    from steadytune.settings.evaluate import EvaluateOptions
 
 TEXT_HEADS = ("classification", "regression", "multi_label")
 #: Heads whose predictions are choices between classes.

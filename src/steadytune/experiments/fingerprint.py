@@ -13,7 +13,7 @@ from typing import Any
 
 import steadytune
 from steadytune.experiments.grid import identify
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.digest import LENGTH
 
 #: Whose code takes part in a run; reports and statistics may change without making runs old.

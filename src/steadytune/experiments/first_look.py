@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.experiments.data import load_data
 from steadytune.experiments.models import find_model
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.files.load import training_rows
 from steadytune.tasks.task import ANSWER, INPUT_COLUMNS, LABEL, PROMPT, TaskData
 

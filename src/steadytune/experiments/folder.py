@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from steadytune.errors import DamagedCheckpointError, SettingsError
-from steadytune.experiments.settings import TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import replaced_when_whole, sync, sync_all
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.support.text import is_url

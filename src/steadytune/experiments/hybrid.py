@@ -16,7 +16,6 @@ from steadytune.core.authoring.method import Method
 from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.experiments.data import load_data
 from steadytune.experiments.folder import RunFolder, write_json
-from steadytune.experiments.hybrid_settings import HybridSettings
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import find_model, longest_input
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent
@@ -27,6 +26,7 @@ from steadytune.experiments.run_trainer import RunTrainer
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.methods.registry import build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
+from steadytune.settings.hybrid import HybridSettings
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.tasks.pronouns import PronounQuestion, pronoun_questions
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData

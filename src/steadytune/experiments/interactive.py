@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from steadytune.experiments.compare import compare as run_comparison
-from steadytune.experiments.grid import CompareSettings, Plan
+from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord
 from steadytune.experiments.remote import open_remote
 from steadytune.experiments.report import Report, report
-from steadytune.experiments.settings import resolve
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.resolve import resolve
 from steadytune.support.text import duration, plain_text
 
 

@@ -19,7 +19,6 @@ from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.measure import Meter
 from steadytune.experiments.models import load_model, longest_input
 from steadytune.experiments.multi_task_batches import OneTask, TaskCollator, TaskRows
-from steadytune.experiments.multi_task_settings import MultiTaskSettings
 from steadytune.experiments.multi_task_trainer import MultiTaskTrainer, QuietEvaluation
 from steadytune.experiments.progress import InterruptCallback, Reporter, Silent
 from steadytune.experiments.resumable import Resumable
@@ -29,6 +28,7 @@ from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.methods.registry import build_methods
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
+from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.tasks.task import TaskData
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from steadytune.errors import SettingsError
+from steadytune.settings.expressions import BASELINE
 
 Status = Literal["finished", "failed", "diverged"]
 
 FORMAT_VERSION = 1
 FILE_NAME = "comparison.json"
-BASELINE = "none"
 
 
 @dataclass(frozen=True)

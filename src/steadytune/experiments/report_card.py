@@ -9,9 +9,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.records import BASELINE, RunRecord
+from steadytune.experiments.records import RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
 from steadytune.experiments.report_text import label, size, table_cell
+from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import number, plain_text, rate
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task

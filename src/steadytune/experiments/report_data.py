@@ -11,7 +11,7 @@ from typing import Any
 
 from steadytune.experiments.environments import differences
 from steadytune.experiments.published import Beside, beside_published
-from steadytune.experiments.records import BASELINE, Cell, Comparison, RunRecord
+from steadytune.experiments.records import Cell, Comparison, RunRecord
 from steadytune.experiments.report_text import label, size
 from steadytune.experiments.statistics import (
     LONGER_PLAIN,
@@ -22,6 +22,7 @@ from steadytune.experiments.statistics import (
     compare_cell,
 )
 from steadytune.experiments.verdict import Verdict, headline, verdict
+from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import plain_text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from steadytune.experiments.records import BASELINE
+from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import plain_text
 
 

@@ -21,12 +21,12 @@ from steadytune.experiments.predictions import FOLDER, keeping
 from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, SparingCheckpoints
 from steadytune.experiments.resumable import Resumable
 from steadytune.experiments.run_trainer import RunTrainer, collator_for
-from steadytune.experiments.settings import TrainSettings
 from steadytune.experiments.transfer import transfer
 from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Head, TaskData
 
 logger = logging.getLogger("steadytune")

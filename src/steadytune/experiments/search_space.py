@@ -252,7 +252,7 @@ def parse_ranges(entries: Sequence[str]) -> dict[str, Dimension]:
     >>> parse_ranges(["smart.masks=fresh|same"])["smart.masks"].choices
     ('fresh', 'same')
     """
-    from steadytune.experiments.settings import parse_assignments
+    from steadytune.settings.resolve import parse_assignments
 
     found = {}
     for entry in entries:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from steadytune.experiments.constant_predictions import in_words, same_for_every_row
 from steadytune.experiments.pairing import ALPHA, Paired, Summary, holm, paired, summary, with_worst
-from steadytune.experiments.records import BASELINE, Cell, RunRecord
+from steadytune.experiments.records import Cell, RunRecord
+from steadytune.settings.expressions import BASELINE
 
 Finding = Literal["better", "worse", "not distinguishable"]
 LONGER_PLAIN = re.compile(rf"{BASELINE}@(\d+(?:\.\d+)?)x")

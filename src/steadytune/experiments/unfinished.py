@@ -33,7 +33,7 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
         folder: of the comparison.
         comparison: what its ``comparison.json`` holds.
     """
-    from steadytune.experiments.settings import read_config
+    from steadytune.settings.resolve import read_config
 
     if not (folder / CONFIG).is_file():
         return ""
@@ -64,8 +64,9 @@ def _changed(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> set[str]:
 
 def _asked_for(file: Path) -> Runs:
     """The runs that a configuration asks for, by what tells them apart in a table."""
-    from steadytune.experiments.grid import CompareSettings, candidates, places
-    from steadytune.experiments.settings import resolve
+    from steadytune.experiments.grid import candidates, places
+    from steadytune.settings.compare import CompareSettings
+    from steadytune.settings.resolve import resolve
 
     settings = resolve(CompareSettings, {"trust_remote_code": False}, file)
     found: Runs = set()

@@ -10,8 +10,8 @@ from typing import Literal
 
 from steadytune.experiments.constant_predictions import in_words
 from steadytune.experiments.pairing import ALPHA, seeds_needed, smallest_p
-from steadytune.experiments.records import BASELINE
 from steadytune.experiments.statistics import CandidateStatistics, CellStatistics
+from steadytune.settings.expressions import BASELINE
 
 Kind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
 #: Of each candidate's runs, at least, where one finds that a cell has learned nothing.

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.scalars import scalar
+from steadytune.support.plain_yaml import read_yaml
+from steadytune.support.text import excerpt
 
 _WRITTEN = re.compile(r"\s*(?P<name>[^()\s]+)\s*(?:\((?P<settings>[^()]*)\)\s*)?")
 
@@ -66,3 +67,22 @@ def candidate_label(names: Sequence[str], settings: Mapping[str, Any]) -> str:
         home, shown = (method, setting) if method in written else (names[-1], key)
         written[home].append(f"{shown}={value:g}" if isinstance(value, float) else f"{shown}={value}")
     return "+".join(f"{name}({','.join(values)})" if values else name for name, values in written.items())
+
+
+BASELINE = "none"
+
+
+def scalar(text: str) -> Any:
+    """Read a value as in YAML, and numbers such as 1e-4 that YAML takes for text.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        return float(text) if not text.lstrip("+-").isdigit() else int(text)
+    except ValueError:
+        pass
+    try:
+        return read_yaml(text, "--set")
+    except SettingsError as error:
+        raise SettingsError(f"--set: the value {excerpt(text)} cannot be read.") from error

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import model_validator
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.settings import ROWS_AND_HEAD, TrainSettings, setting
+from steadytune.settings.train import ROWS_AND_HEAD, TrainSettings, setting
 
 HYBRID = "Hybrid network"
 TASK = "wnli"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from steadytune.errors import SettingsError, did_you_mean
-from steadytune.experiments.settings import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
+from steadytune.settings.train import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
 from steadytune.tasks.named.registry import task_record
 
 FINE_TUNING = "Second phase"

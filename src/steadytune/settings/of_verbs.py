@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steadytune.experiments.settings import TrainSettings
+    from steadytune.settings.train import TrainSettings
 
 #: The settings of each verb that has an option per setting, imported for the verb that is called.
 KINDS = {
-    "train": "steadytune.experiments.settings:TrainSettings",
-    "compare": "steadytune.experiments.grid:CompareSettings",
-    "multitask": "steadytune.experiments.multi_task_settings:MultiTaskSettings",
-    "hybrid": "steadytune.experiments.hybrid_settings:HybridSettings",
+    "train": "steadytune.settings.train:TrainSettings",
+    "compare": "steadytune.settings.compare:CompareSettings",
+    "multitask": "steadytune.settings.multi_task:MultiTaskSettings",
+    "hybrid": "steadytune.settings.hybrid:HybridSettings",
 }
 
 

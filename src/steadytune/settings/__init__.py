@@ -1,0 +1,1 @@
+"""The settings of each verb, and how files and options become settings."""

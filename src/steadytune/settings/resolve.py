@@ -1,0 +1,159 @@
+"""Configuration files and options laid over defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import (
+    ValidationError,
+)
+
+from steadytune.errors import SettingsError, did_you_mean
+from steadytune.settings.expressions import scalar
+from steadytune.settings.of_verbs import of_another_verb
+from steadytune.settings.train import TrainSettings
+from steadytune.support.plain_yaml import read_yaml
+from steadytune.support.text import excerpt
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Read ``["smart.weight=3"]``, values as in YAML.
+
+    Raises:
+        SettingsError: an entry has no ``=`` or its value cannot be read.
+
+    >>> parse_assignments(["smart.weight=3", "smoothness.radius=1e-4", "smart.masks=same"])
+    {'smart.weight': 3, 'smoothness.radius': 0.0001, 'smart.masks': 'same'}
+    """
+    values: dict[str, Any] = {}
+    for entry in assignments:
+        key, equals, text = entry.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise SettingsError(f"--set {entry}: write it as method.setting=value, e.g. smart.weight=3.")
+        values[key.strip()] = scalar(text.strip())
+    return values
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings; hyphens and underscores in names are the same.
+
+    Raises:
+        SettingsError: the file is missing, is not YAML, or is not a mapping.
+    """
+    path, place = Path(path), f"--config {path}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SettingsError(f"{place}: there is no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
+        raise SettingsError(f"{place}: cannot be read ({error}).") from error
+    content = read_yaml(text, place)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{place}: expected `name: value` lines, found {type(content).__name__}.")
+    named = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if len(named) < len(content):
+        names = [str(key).replace("-", "_") for key in content]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SettingsError(f"{place}: {twice!r} is there twice, with hyphens and with underscores; keep one of them.")
+    return named
+
+
+def at_scale(values: dict[str, Any], scale: str | None, config: str | Path | None) -> dict[str, Any]:
+    """Lay the settings of one of a file's ``scales`` over its others.
+
+    Raises:
+        SettingsError: there is no such scale.
+
+    >>> at_scale({"model": "bert", "scales": {"small": {"model": "minilm"}}}, "small", "suite.yaml")
+    {'model': 'minilm'}
+    """
+    values = dict(values)
+    scales = values.pop("scales", None) or {}
+    if not isinstance(scales, Mapping) or not all(isinstance(v, Mapping) for v in scales.values()):
+        raise SettingsError(f"--config {config}: write scales as `scales: {{small: {{model: minilm}}}}`.")
+    if scale is None:
+        return values
+    if scale not in scales:
+        known = ", ".join(map(str, scales)) or "none"
+        raise SettingsError(f"--scale {scale}: {config} has {known}.{did_you_mean(scale, list(map(str, scales)))}")
+    chosen = {str(key).replace("-", "_"): value for key, value in scales[scale].items()}
+    return {**values, **chosen}
+
+
+Kind = TypeVar("Kind", bound=TrainSettings)
+
+
+def resolve_settings(
+    options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> TrainSettings:
+    """Put together the settings of a run; see `resolve`."""
+    return resolve(TrainSettings, options, config, scale)
+
+
+def resolve(
+    kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> Kind:
+    """Put together defaults, configuration file and options; the later one wins.
+
+    Args:
+        kind: `TrainSettings`, or a class made of it.
+        options: given on the command line; ``None`` values count as not given.
+        config: a YAML file.
+        scale: which of the file's ``scales`` to take; its settings win over the file's others.
+
+    Raises:
+        SettingsError: a name is unknown or a value is out of range; the message names it.
+    """
+    if scale is not None and config is None:
+        raise SettingsError(f"--scale {scale}: scales are in a configuration file; give one with --config.")
+    values = at_scale(read_config(config), scale, config) if config is not None else {}
+    values["set"] = _merged(values.get("set"), options.get("set"))
+    if values.get("trust_remote_code") and options.get("trust_remote_code") is None:
+        raise SettingsError(
+            f"--config {config}: trust_remote_code runs code that the model brings along, which a file cannot allow: "
+            "give --trust-remote-code on the command line."
+        )
+    values |= {k: v for k, v in options.items() if v is not None and k != "set"}
+    if values["set"] is None:
+        del values["set"]
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise SettingsError(_describe(error, config, kind)) from None
+
+
+def _merged(from_file: Any, from_options: Any) -> Any:
+    if not from_options:
+        return from_file
+    if from_file is not None and not isinstance(from_file, Mapping):
+        return from_file
+    # Both forms are allowed in the file, so let the model flatten it before the options are laid over it.
+    flat = TrainSettings(set=dict(from_file or {})).set
+    return flat | dict(from_options)
+
+
+def _describe(error: ValidationError, config: str | Path | None, kind: type[TrainSettings]) -> str:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, SettingsError):  # a check of ours has said it all
+        return str(cause)
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    option = "--" + name.replace("_", "-")
+    if first["type"] == "extra_forbidden":
+        where = f"--config {config}: " if config is not None else ""
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        elsewhere = of_another_verb(unknown, kind, config) if config is not None else ""
+        return where + (elsewhere or f"there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}")
+    problem, near = first["msg"][0].lower() + first["msg"][1:], ""
+    given = first["input"]
+    if first["type"] == "literal_error":
+        allowed = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+        problem = f"must be one of {allowed}"
+        near = did_you_mean(str(given), allowed.replace("'", "").split(", "))
+    elif first["type"] == "bool_parsing":
+        problem = "must be true or false"
+    return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}.{near}"

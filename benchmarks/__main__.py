@@ -27,7 +27,7 @@ from benchmarks.parts import Found
 from benchmarks.results import Results, default_file
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
-from steadytune.core.allocator import freed_memory_is_kept
+from steadytune.training.allocator import freed_memory_is_kept
 
 #: Modules in `benchmarks.parts`, in the order in which they run.
 PARTS = ("step", "empty", "teacher", "noisytune", "perturb", "start", "length", "methods")

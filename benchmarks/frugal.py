@@ -29,9 +29,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, logg
 
 from steadytune import Stack, bregman, smart, smoothness
 from steadytune.core.authoring.method import Method
-from steadytune.experiments.folder import describe_environment, write_atomically, write_json
 from steadytune.experiments.pairing import paired, summary
 from steadytune.tasks.named.demo import minilm_folder, movie_reviews
+from steadytune.training.folder import describe_environment, write_atomically, write_json
 
 #: lambda_s of all candidates: the largest of the paper's. Everything else is the paper's.
 WEIGHT = 5.0

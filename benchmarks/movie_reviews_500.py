@@ -17,9 +17,9 @@ from typing import Any
 
 from scipy.stats import wilcoxon
 
-from steadytune.experiments.folder import describe_environment, write_json
-from steadytune.experiments.run import train
 from steadytune.settings.train import TrainSettings
+from steadytune.training.folder import describe_environment, write_json
+from steadytune.training.run import train
 
 METHODS = ("none", "noisytune", "smart", "noisytune,smart")
 LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)

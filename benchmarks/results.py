@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.rows import Row
 from benchmarks.setting import Setting
-from steadytune.experiments.folder import describe_environment, write_json
+from steadytune.training.folder import describe_environment, write_json
 
 FOLDER = Path(__file__).parent / "results"
 

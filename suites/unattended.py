@@ -45,12 +45,12 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
 
     import steadytune
     from steadytune.experiments.compare_folder import commit
-    from steadytune.experiments.data import load_data
     from steadytune.experiments.grid import candidates
-    from steadytune.experiments.models import find_model
+    from steadytune.models.load import find_model
     from steadytune.settings.compare import CompareSettings
     from steadytune.settings.resolve import resolve
     from steadytune.settings.train import TrainSettings
+    from steadytune.training.rows import load_data
 
     settings = resolve(CompareSettings, {"data_dir": data_dir}, config, scale)
     shutil.rmtree(bundle, ignore_errors=True)
@@ -405,8 +405,8 @@ def _ranks(values: Any) -> Any:
 
 def collect(bundle: Path, results: Path, folder: Path) -> None:
     """Write the results as a comparison."""
-    from steadytune.experiments.folder import write_json
     from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
+    from steadytune.training.folder import write_json
 
     plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))
     known = read_results(results)

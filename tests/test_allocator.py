@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steadytune.core.allocator import _glibc, freed_memory_is_kept
+from steadytune.training.allocator import _glibc, freed_memory_is_kept
 
 #: Two blocks above 32 MiB, which glibc by itself always gives back: 20,480 pages that the system clears in each step.
 BLOCKS, ENTRIES = 2, 10 * 2**20

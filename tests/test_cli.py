@@ -28,9 +28,10 @@ import steadytune
 from steadytune import Stack, noisytune, smart
 from steadytune.cli import main
 from steadytune.cli.app import app
-from steadytune.experiments import models, run
 from steadytune.methods.registry import REGISTRY
+from steadytune.models import load as models
 from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
+from steadytune.training import run
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

@@ -28,22 +28,22 @@ from steadytune.cli import main
 from steadytune.errors import DivergedError, MethodError, SettingsError
 from steadytune.experiments import cells as cells_file
 from steadytune.experiments import engine
-from steadytune.experiments import run as run_file
 from steadytune.experiments.compare import compare
 from steadytune.experiments.compare_plan import plan_comparison
 from steadytune.experiments.engine import Watch, execute, kept_record, read_record
-from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.grid import Plan, candidates
 from steadytune.experiments.local_engine import LocalEngine
-from steadytune.experiments.measure import Meter
 from steadytune.experiments.records import Cell, Comparison, RunRecord, read_comparison
-from steadytune.experiments.run import Extent, train
 from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import this_process
+from steadytune.training import run as run_file
+from steadytune.training.folder import RunFolder
+from steadytune.training.meter import Meter
+from steadytune.training.run import Extent, train
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

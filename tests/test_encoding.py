@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.sampling import GroupedByLength, grouped_order
 from steadytune.heads import features as encoding
 from steadytune.heads.answer_spans import best_span
 from steadytune.heads.encoders import IGNORED, encoder_for
 from steadytune.heads.features import encode, lengths_of
 from steadytune.tasks.task import Task
+from steadytune.training.sampling import GroupedByLength, grouped_order
 
 #: Words of several pieces, so that a word may lie on the border of two windows.
 PIECES = ("play", "##ing", "##s", "un", "##der", "##stand", "a", "b", "?", "who", "is")

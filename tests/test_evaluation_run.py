@@ -23,14 +23,14 @@ from steadytune.errors import ModelNotFoundError, SettingsError
 from steadytune.evaluation import attack
 from steadytune.experiments import evaluate as evaluate_file
 from steadytune.experiments import evaluate_rows
-from steadytune.experiments import run as run_file
 from steadytune.experiments.evaluate import check_run, evaluate
 from steadytune.experiments.evaluate_parts import PARTS
-from steadytune.experiments.run import train
 from steadytune.settings.evaluate import NAMES, EvaluateOptions
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets
 from steadytune.tasks.task import TaskData
+from steadytune.training import run as run_file
+from steadytune.training.run import train
 
 tiny_folder = tiny_model.tiny_folder
 

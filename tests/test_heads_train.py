@@ -23,19 +23,20 @@ from transformers import EvalPrediction
 
 from steadytune.cli import main
 from steadytune.errors import DataError, ModelNotFoundError, SettingsError
-from steadytune.experiments import run as run_file
-from steadytune.experiments.models import load_model
-from steadytune.experiments.progress import InterruptCallback, Silent
-from steadytune.experiments.run import Interrupted, train
-from steadytune.experiments.transfer import transfer
 from steadytune.heads import scoring
 from steadytune.heads.scores.answers import question_answering_scores
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.heads.scores.tags import tag_scores
 from steadytune.heads.scoring import language_model_scores, scorer_for
+from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task, TaskData
+from steadytune.training import run as run_file
+from steadytune.training.callbacks import InterruptCallback
+from steadytune.training.reporter import Silent
+from steadytune.training.run import Interrupted, train
+from steadytune.training.transfer import transfer
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 
@@ -411,7 +412,7 @@ def test_a_head_of_other_classes_is_replaced_to_train_and_refused_to_evaluate(
 
 
 def test_columns_and_head_are_of_files_alone(settings) -> None:
-    from steadytune.experiments.data import check_source
+    from steadytune.training.rows import check_source
 
     for name in ("text_column", "text_pair_column", "label_column"):
         with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')}: is for your own files"):
@@ -421,7 +422,7 @@ def test_columns_and_head_are_of_files_alone(settings) -> None:
 
 
 def test_rows_read_used_and_refused_are_told(tmp_path) -> None:
-    from steadytune.experiments.data import load_data
+    from steadytune.training.rows import load_data
 
     file = tmp_path / "rows.csv"
     file.write_text("text,label\n" + "good,yes\nbad,no\n" * 20)
@@ -431,14 +432,14 @@ def test_rows_read_used_and_refused_are_told(tmp_path) -> None:
 
 @pytest.mark.skipif(not (REAL / "tydiqa_goldp").is_dir(), reason="needs ../shared/data beside the repository")
 def test_rows_refused_in_another_split_stay_counted() -> None:
-    from steadytune.experiments.data import load_data
+    from steadytune.training.rows import load_data
 
     told = load_data(TrainSettings(task="tydiqa", data_dir=str(REAL))).notes[-1]
     assert told == "9,126 rows read = 6,451 used + 2,675 refused."
 
 
 def test_rows_without_validation_are_told(monkeypatch, settings) -> None:
-    from steadytune.experiments import data as data_file
+    from steadytune.training import rows as data_file
 
     data = heads.data("classification", train=8, held_out=4)
     del data.splits["validation"]
@@ -448,7 +449,7 @@ def test_rows_without_validation_are_told(monkeypatch, settings) -> None:
 
 
 def test_the_data_folder_is_an_option_or_in_the_environment(monkeypatch, settings) -> None:
-    from steadytune.experiments import data as data_file
+    from steadytune.training import rows as data_file
 
     asked: list[Any] = []
 

@@ -29,14 +29,14 @@ from steadytune import Stack
 from steadytune.cli import main
 from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import DataError, HostError, ModelNotFoundError, SettingsError
-from steadytune.experiments.hybrid import load_language_model, train_hybrid
-from steadytune.experiments.progress import Silent
-from steadytune.experiments.pronoun_encoding import PronounEncoder
-from steadytune.experiments.run import Interrupted
 from steadytune.methods.registry import all_methods, build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
 from steadytune.settings.hybrid import HybridSettings
-from steadytune.tasks.pronouns import PronounQuestion, align, pronoun_questions
+from steadytune.training.hybrid.encoding import PronounEncoder
+from steadytune.training.hybrid.questions import PronounQuestion, align, pronoun_questions
+from steadytune.training.hybrid.run import load_language_model, train_hybrid
+from steadytune.training.reporter import Silent
+from steadytune.training.run import Interrupted
 
 WNLI = Path(__file__).parents[2] / "shared" / "data" / "glue" / "wnli"
 

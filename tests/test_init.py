@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 
 from steadytune.cli import main
 from steadytune.experiments.configuration import learning_rates
-from steadytune.experiments.data import load_data
 from steadytune.experiments.first_look import first_look
 from steadytune.experiments.grid import candidates
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
 from steadytune.settings.train import TrainSettings
+from steadytune.training.rows import load_data
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -22,13 +22,13 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from steadytune.cli import main
-from steadytune.experiments.multi_task import MultiTaskResult, train_together
-from steadytune.experiments.multi_task_batches import TaskBatches, TaskCollator, TaskRows
-from steadytune.experiments.progress import Silent
-from steadytune.experiments.run import Interrupted, train
-from steadytune.experiments.sampling import grouped_order
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.settings.train import TrainSettings
+from steadytune.training.multi_task.batches import TaskBatches, TaskCollator, TaskRows
+from steadytune.training.multi_task.run import MultiTaskResult, train_together
+from steadytune.training.reporter import Silent
+from steadytune.training.run import Interrupted, train
+from steadytune.training.sampling import grouped_order
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -13,8 +13,8 @@ from steadytune import Stack, SteadyMixin, SteadyTrainer, neftune, smart
 from steadytune.cli import console
 from steadytune.cli.train import LARGE, told_of_checkpoints
 from steadytune.errors import HostError, MethodError
-from steadytune.experiments.folder import RunFolder
 from steadytune.experiments.verdict import too_few_seeds
+from steadytune.training.folder import RunFolder
 
 
 def test_a_method_needs_no_list() -> None:

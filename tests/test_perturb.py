@@ -22,13 +22,13 @@ import steadytune
 from steadytune import Stack, noisytune
 from steadytune.cli import main
 from steadytune.errors import CheckpointError, MethodError, SettingsError
-from steadytune.experiments import checkpoint_files
-from steadytune.experiments.checkpoint_files import StoredTensor
-from steadytune.experiments.perturb import RECORD, PerturbedCheckpoint, perturb_checkpoint
-from steadytune.experiments.run import train
 from steadytune.methods import noisytune as noisytune_module
+from steadytune.models.checkpoint import files as checkpoint_files
+from steadytune.models.checkpoint.files import StoredTensor
+from steadytune.models.checkpoint.perturb import RECORD, PerturbedCheckpoint, perturb_checkpoint
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import this_process
+from steadytune.training.run import train
 
 tiny_folder = tiny_model.tiny_folder
 
@@ -81,7 +81,10 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_bits_are_those_of_noise_in_memory(tmp_path: Path, case: str, monkeypatch) -> None:
-    for module in (noisytune_module, sys.modules["steadytune.experiments.perturb"]):  # so that tensors have many parts
+    for module in (
+        noisytune_module,
+        sys.modules["steadytune.models.checkpoint.perturb"],
+    ):  # so that tensors have many parts
         whole = module.parts
         monkeypatch.setattr(module, "parts", lambda size, whole=whole: whole(size, 64))
     build, how, settings, kind = CASES[case]
@@ -282,7 +285,7 @@ def test_the_verb(old: Path, tmp_path: Path, capsys) -> None:
 
 MEASURED = """
 import sys
-from steadytune.experiments.perturb import perturb_checkpoint
+from steadytune.models.checkpoint.perturb import perturb_checkpoint
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
 perturb_checkpoint(sys.argv[1], sys.argv[2])

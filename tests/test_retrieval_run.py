@@ -22,10 +22,10 @@ from steadytune.evaluation import sentences
 from steadytune.evaluation.sentences import checked_layer, sentence_vectors
 from steadytune.experiments import evaluate as evaluate_file
 from steadytune.experiments.evaluate import evaluate
-from steadytune.experiments.run import train
 from steadytune.heads.scores.retrieval import mining_scores
 from steadytune.settings.evaluate import EvaluateOptions
 from steadytune.settings.train import TrainSettings
+from steadytune.training.run import train
 
 tiny_folder = tiny_model.tiny_folder
 TEXTS = ("good", "a very long and dull film was not good", "bad film", "the plot", "fine", "poor poor film film", "a")

@@ -29,13 +29,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import steadytune
 from steadytune.cli import main
-from steadytune.experiments import run as run_file
-from steadytune.experiments.data import load_data
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.progress import InterruptCallback, Silent
-from steadytune.experiments.run import Interrupted, RunResult, train, training_arguments
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
+from steadytune.training import run as run_file
+from steadytune.training.callbacks import InterruptCallback
+from steadytune.training.folder import RunFolder
+from steadytune.training.reporter import Silent
+from steadytune.training.rows import load_data
+from steadytune.training.run import Interrupted, RunResult, train, training_arguments
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 

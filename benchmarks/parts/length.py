@@ -16,8 +16,8 @@ from benchmarks.rows import Row, measured
 from benchmarks.setting import Setting
 from benchmarks.training import Plain, WithStack
 from steadytune import smart
-from steadytune.experiments.sampling import grouped_order
 from steadytune.tasks.named.demo import minilm_folder, movie_reviews
+from steadytune.training.sampling import grouped_order
 
 ROUNDS = 2
 #: Sentences of the demo, and as many long reviews as make a tenth of the rows.

@@ -12,8 +12,8 @@ from benchmarks.rounds import interleaved, ratios, spread
 from benchmarks.rows import Row, measured
 from benchmarks.setting import Setting
 from steadytune import noisytune
-from steadytune.experiments.measure import Meter
 from steadytune.testing import tiny
+from steadytune.training.meter import Meter
 
 ROUNDS = 7
 #: Large enough that a copy of it would show, with tensors of every size.

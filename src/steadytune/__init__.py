@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from steadytune.core.stack.stack import Stack as Stack
     from steadytune.errors import SteadytuneError as SteadytuneError
     from steadytune.experiments.interactive import compare as compare
-    from steadytune.experiments.perturb import perturb_checkpoint as perturb_checkpoint
     from steadytune.experiments.report import report as report
     from steadytune.integrations.transformers.trainer import SteadyMixin as SteadyMixin
     from steadytune.integrations.transformers.trainer import SteadyTrainer as SteadyTrainer
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from steadytune.methods.vat import VirtualAdversarialTraining as vat
     from steadytune.methods.weight_averaging import WeightAveraging as weight_averaging
     from steadytune.methods.wise_ft import WiseFT as wise_ft
+    from steadytune.models.checkpoint.perturb import perturb_checkpoint as perturb_checkpoint
 
 
 _HOME = {
@@ -75,7 +75,7 @@ _HOME = {
     "mixout": "steadytune.methods.mixout:Mixout",
     "neftune": "steadytune.methods.neftune:NEFTune",
     "noisytune": "steadytune.methods.noisytune:NoisyTune",
-    "perturb_checkpoint": "steadytune.experiments.perturb:perturb_checkpoint",
+    "perturb_checkpoint": "steadytune.models.checkpoint.perturb:perturb_checkpoint",
     "perturb_weights": "steadytune.methods.noisytune:perturb_weights",
     "pgd": "steadytune.methods.pgd:PGD",
     "r3f": "steadytune.methods.r3f:R3F",

@@ -23,9 +23,12 @@ from fuzz_oracle import differences
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from steadytune.experiments import compare, hybrid, multi_task, run
-from steadytune.experiments.run import Interrupted
+from steadytune.experiments import compare
 from steadytune.heads.features import encode
+from steadytune.training import run
+from steadytune.training.hybrid import run as hybrid
+from steadytune.training.multi_task import run as multi_task
+from steadytune.training.run import Interrupted
 
 HEADS = ("classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm")
 EXTENSIONS = (

@@ -39,9 +39,9 @@ def resident() -> int:
 
 def measure_report(folder: Path, runs: int) -> dict[str, Any]:
     """Write and read a comparison of so many runs, in every form; 20 candidates, 50 seeds."""
-    from steadytune.experiments.folder import write_json
     from steadytune.experiments.records import FILE_NAME, read_comparison
     from steadytune.experiments.report import Report
+    from steadytune.training.folder import write_json
 
     gains = {"none": (0.0, 0.0)} | {f"smart(weight={k}.0)": (0.001 * k, 0.004) for k in range(1, 20)}
     seeds = max(3, min(50, runs // 20))
@@ -102,8 +102,8 @@ class Memory:
 
 def measure_rows(folder: Path, model: Path, rows: int, updates: int) -> dict[str, Any]:
     """Train on a file of so many rows; memory is looked at from the first tenth of the updates to the last."""
-    from steadytune.experiments.run import Extent, train
     from steadytune.settings.train import TrainSettings
+    from steadytune.training.run import Extent, train
 
     settings = TrainSettings(
         model=str(model), train_file=str(write_rows(folder / "train.csv", rows)),

@@ -29,13 +29,13 @@ import steadytune
 from steadytune.cli.console import PlainTable
 from steadytune.errors import DataError, SettingsError
 from steadytune.experiments.evaluate import check_run
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.predictions import read_predictions
 from steadytune.experiments.remote import open_remote
 from steadytune.settings.resolve import read_config
 from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.tasks import load_files
+from steadytune.training.folder import RunFolder
+from steadytune.training.predictions import read_predictions
 
 SOURCE = Path(steadytune.__file__).parent
 STATE = "steadytune.safetensors"

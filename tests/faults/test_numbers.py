@@ -23,7 +23,7 @@ from steadytune import Stack, SteadyTrainer, bregman, freelb, noisytune, r_drop,
 from steadytune.core.authoring.step import Step
 from steadytune.core.stack.finite_watch import FiniteWatch, non_finite_weight
 from steadytune.errors import DivergedError, HostError, ModelNotFoundError
-from steadytune.experiments.models import load_model
+from steadytune.models.load import load_model
 from steadytune.tasks.task import Task
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import Stopped
-from steadytune.experiments.data import check_source
 from steadytune.experiments.grid import candidates, places
-from steadytune.experiments.models import find_model
+from steadytune.models.load import find_model
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.text import counted
+from steadytune.training.rows import check_source
 
 
 def run_comparison(given: TrainOptions) -> None:

@@ -15,8 +15,8 @@ from steadytune.core.authoring.cost import PLAIN_STEP
 from steadytune.core.authoring.hyperparameters import allowed_values
 from steadytune.core.stack.composition import conflicts, total_cost, ways_out
 from steadytune.core.stack.explain import in_words
-from steadytune.experiments.data import DATA_FOLDER
 from steadytune.settings.resolve import parse_assignments, resolve_settings
+from steadytune.training.rows import DATA_FOLDER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,7 +100,7 @@ def show_explanation(
 
 
 def _load(model: str) -> nn.Module:
-    from steadytune.experiments.models import load_model
+    from steadytune.models.load import load_model
     from steadytune.support.quiet_libraries import quiet_libraries
     from steadytune.tasks.task import Task
 

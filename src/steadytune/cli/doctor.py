@@ -57,7 +57,7 @@ def _demo(line) -> None:
 def _hub(line) -> None:
     from huggingface_hub import constants
 
-    from steadytune.experiments.models import hub_is_reachable
+    from steadytune.models.load import hub_is_reachable
 
     if constants.is_offline_mode():
         line(None, "Hub", "switched off by HF_HUB_OFFLINE; folders, the cache and the embedded demo still work")

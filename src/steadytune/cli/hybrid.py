@@ -6,12 +6,12 @@ from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.models import find_model
+from steadytune.models.load import find_model
 from steadytune.settings.hybrid import TASK, HybridSettings
 from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
+from steadytune.training.folder import RunFolder
 
 
 def run_hybrid(given: TrainOptions) -> None:
@@ -25,7 +25,7 @@ def run_hybrid(given: TrainOptions) -> None:
     find_model(settings.model)
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter, before_and_after
-    from steadytune.experiments.hybrid import train_hybrid
+    from steadytune.training.hybrid.run import train_hybrid
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)

@@ -11,15 +11,15 @@ from rich.table import Table
 from steadytune.cli.console import PlainTable
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.models import find_model
+from steadytune.models.load import find_model
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
+from steadytune.training.folder import RunFolder
 
 if TYPE_CHECKING:
-    from steadytune.experiments.multi_task import MultiTaskResult
+    from steadytune.training.multi_task.run import MultiTaskResult
 
 
 def run_multi_task(given: TrainOptions) -> None:
@@ -33,7 +33,7 @@ def run_multi_task(given: TrainOptions) -> None:
     find_model(settings.model)
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter
-    from steadytune.experiments.multi_task import train_together
+    from steadytune.training.multi_task.run import train_together
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)

@@ -12,7 +12,7 @@ from steadytune.cli.console import byte_bar, show_lines
 
 def run_perturbation(source: str, destination: Path, given: dict[str, Any], *, quiet: bool) -> None:
     """Write the checkpoint with noise, and print how far its weights moved."""
-    from steadytune.experiments.perturb import perturb_checkpoint
+    from steadytune.models.checkpoint.perturb import perturb_checkpoint
     from steadytune.support.quiet_libraries import quiet_transformers
 
     quiet_transformers()

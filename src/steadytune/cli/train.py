@@ -6,12 +6,12 @@ from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
-from steadytune.experiments.data import check_source
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.models import find_model
+from steadytune.models.load import find_model
 from steadytune.settings.resolve import parse_assignments, resolve_settings
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
+from steadytune.training.folder import RunFolder
+from steadytune.training.rows import check_source
 
 #: Bytes of checkpoints from which on they are worth a line.
 LARGE = 50_000_000
@@ -32,8 +32,8 @@ def run_training(given: TrainOptions) -> None:
     build_methods(settings.methods, settings.method_settings())
     quiet_libraries()
     from steadytune.cli.console import ConsoleReporter, before_and_after, transfer_table
-    from steadytune.experiments.run import train
-    from steadytune.experiments.transfer import mean_gap
+    from steadytune.training.run import train
+    from steadytune.training.transfer import mean_gap
 
     console = Console()
     reporter = ConsoleReporter(console, given.quiet)

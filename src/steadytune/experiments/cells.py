@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steadytune.experiments.data import load_data
 from steadytune.experiments.engine import read_record
-from steadytune.experiments.fingerprint import code_digest, model_digest, run_key
+from steadytune.experiments.fingerprint import code_digest, run_key
 from steadytune.experiments.grid import Candidate, Place, Plan, places
 from steadytune.experiments.records import RunRecord
+from steadytune.models.digest import model_digest
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.expressions import BASELINE
 from steadytune.tasks.digest import data_digest
 from steadytune.tasks.subset import parse_train_size
+from steadytune.training.rows import load_data
 
 LESS_IS_BETTER = ("mse", "loss", "perplexity")
 #: Of a run's training curve, at least, where it has as many updates.

@@ -12,7 +12,6 @@ from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
 from steadytune.experiments.compare_folder import CONFIG, claim, commit, refuse_foreign
 from steadytune.experiments.engine import Engine, is_locked, kept_record
 from steadytune.experiments.environments import differences
-from steadytune.experiments.folder import RunFolder, describe_environment, write_json
 from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
 from steadytune.experiments.grid import Candidate, Plan, candidates
 from steadytune.experiments.leading import leader
@@ -23,6 +22,7 @@ from steadytune.experiments.verdict import too_few_seeds
 from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import this_process
+from steadytune.training.folder import RunFolder, describe_environment, write_json
 
 #: Seconds between two writings of the unfinished comparison.
 WRITE_EVERY = 5.0

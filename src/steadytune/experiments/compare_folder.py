@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.folder import write_atomically
 from steadytune.experiments.records import FILE_NAME
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import remove_abandoned
 from steadytune.support.plain_yaml import write_yaml
+from steadytune.training.folder import write_atomically
 
 CONFIG = "compare.yaml"
 

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from steadytune.errors import DivergedError
-from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.grid import Plan
 from steadytune.experiments.records import RunRecord, Status, record_from_json
 from steadytune.support.atomic_files import remove_abandoned
 from steadytune.support.text import one_line
+from steadytune.training.folder import RunFolder, write_json
 
 logger = logging.getLogger("steadytune")
 
@@ -145,8 +145,8 @@ def keep_failure(plan: Plan, error: str) -> RunRecord:
 
 def _make(plan: Plan, reporter: Any) -> RunRecord:
     from steadytune.experiments.evaluate import evaluate
-    from steadytune.experiments.run import Extent, Interrupted, train
     from steadytune.settings.evaluate import EvaluateOptions
+    from steadytune.training.run import Extent, Interrupted, train
 
     began = time.monotonic()
     metrics: Mapping[str, Any] = {}
@@ -187,7 +187,7 @@ def _keep(plan: Plan, record: RunRecord) -> None:
 
 
 def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
-    from steadytune.experiments.predictions import calibration_of
+    from steadytune.training.predictions import calibration_of
 
     settings = plan.settings
     earlier = read_record(plan.folder)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.errors import SettingsError, SteadytuneError
-from steadytune.experiments.data import DATA_FOLDER, load_data
-from steadytune.experiments.folder import RunFolder, write_json
 from steadytune.experiments.kept_models import kept_models
 from steadytune.settings.evaluate import MEASURES, NAMES, EvaluateOptions
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import TrainSettings
 from steadytune.support.text import duration
+from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.rows import DATA_FOLDER, load_data
 from steadytune.version import __version__
 
 FORMAT = 1
@@ -185,7 +185,7 @@ def _result(
 
 
 def _header(location: str, settings: TrainSettings) -> dict[str, Any]:
-    from steadytune.experiments.fingerprint import model_digest
+    from steadytune.models.digest import model_digest
 
     return {
         "format": FORMAT,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steadytune.errors import DataError, ModelNotFoundError
-from steadytune.experiments.data import DATA_FOLDER
 from steadytune.experiments.evaluate_parts import Work
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
-from steadytune.experiments.models import load_model
+from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
+from steadytune.training.rows import DATA_FOLDER
 
 if TYPE_CHECKING:
     from steadytune.settings.evaluate import EvaluateOptions

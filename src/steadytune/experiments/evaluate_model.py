@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from steadytune.core.model import outputs as heads
-from steadytune.experiments.models import load_model, longest_input
-from steadytune.experiments.run_trainer import collator_for
 from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import output_selector, scorer_for
+from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Task
+from steadytune.training.trainer import collator_for
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,8 +18,8 @@ from steadytune.evaluation.sets import in_classes_of_the_set
 from steadytune.experiments.evaluate_model import EvaluatedModel
 from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
 from steadytune.experiments.evaluate_rows import HeldOut
-from steadytune.experiments.models import load_model
 from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 
 if TYPE_CHECKING:

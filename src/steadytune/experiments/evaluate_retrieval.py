@@ -11,8 +11,8 @@ import numpy as np
 
 from steadytune.errors import DataError
 from steadytune.evaluation.sentences import checked_layer, number_of_layers, sentence_vectors
-from steadytune.experiments.models import longest_input
 from steadytune.heads.scores.retrieval import mining_scores, retrieval_accuracy
+from steadytune.models.load import longest_input
 from steadytune.tasks.digest import LENGTH, data_digest
 from steadytune.tasks.named.loading import INSTEAD, place_of
 from steadytune.tasks.named.registry import load_task, task_record

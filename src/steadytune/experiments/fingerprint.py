@@ -47,32 +47,6 @@ def code_digest() -> str:
     return digest.hexdigest()[:LENGTH]
 
 
-def model_digest(name: str) -> str:
-    """Of a model's configuration, weights and tokenizer; a model of the Hub is fetched for it.
-
-    Raises:
-        ModelNotFoundError: it is nowhere.
-    """
-    from steadytune.experiments.models import find_model
-
-    source = find_model(name)
-    if source.found_in == "hub":
-        from huggingface_hub import snapshot_download
-
-        patterns = ["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]
-        folder = Path(snapshot_download(source.location, allow_patterns=patterns))
-    else:
-        folder = Path(source.location)
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".txt", ".model", ".safetensors", ".py"):
-            digest.update(f"\n{file.name}\n".encode())
-            with file.open("rb") as content:
-                while block := content.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()[:LENGTH]
-
-
 def run_key(settings: TrainSettings, methods: Sequence[Any], fingerprint: Mapping[str, Any]) -> str:
     """The name of a run: a hash of all that determines it.
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steadytune.experiments.data import load_data
-from steadytune.experiments.models import find_model
+from steadytune.models.load import find_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.files.load import training_rows
 from steadytune.tasks.task import ANSWER, INPUT_COLUMNS, LABEL, PROMPT, TaskData
+from steadytune.training.rows import load_data
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -72,8 +72,8 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
         node does not share the folder.
     """
     from steadytune.experiments.engine import BusyError, execute
-    from steadytune.experiments.run import Interrupted
     from steadytune.support.quiet_libraries import quiet_libraries
+    from steadytune.training.run import Interrupted
 
     quiet_libraries()
     if Path(place).is_dir():

@@ -52,8 +52,8 @@ def _listen(plans: queue.Queue[dict[str, Any]]) -> None:
 
 def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
     from steadytune.experiments.engine import BusyError, execute
-    from steadytune.experiments.run import Interrupted
     from steadytune.support.quiet_libraries import quiet_libraries
+    from steadytune.training.run import Interrupted
 
     quiet_libraries()
     gc.collect()

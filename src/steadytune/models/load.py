@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import ModelNotFoundError, did_you_mean
-from steadytune.experiments.head_of_checkpoint import draw_head, in_short, is_of_the_head, other_outputs
+from steadytune.models.new_head import draw_head, in_short, is_of_the_head, other_outputs
 from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.tasks.task import Task
 

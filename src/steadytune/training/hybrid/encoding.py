@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steadytune.errors import DataError, SettingsError
 from steadytune.models.hybrid import UNKNOWN
-from steadytune.tasks.pronouns import PronounQuestion
+from steadytune.training.hybrid.questions import PronounQuestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

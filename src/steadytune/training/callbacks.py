@@ -5,57 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import TrainerCallback
 
-from steadytune.experiments.folder import RunFolder
-from steadytune.experiments.measure import Meter
-
-
-class Reporter(Protocol):
-    """Shows a run to a person; the command line has one, tests and notebooks may have others."""
-
-    def note(self, text: str) -> None:
-        """Show one line."""
-        ...
-
-    def start(self, total: int, done: int) -> None:
-        """Training begins: ``total`` updates, ``done`` of them in an earlier session."""
-        ...
-
-    def step(self, done: int, loss: float | None) -> None:
-        """So many updates are done; the loss if it was just measured."""
-        ...
-
-    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
-        """An evaluation on the validation split ended."""
-        ...
-
-    def stop(self) -> None:
-        """Training ended, for whatever reason."""
-        ...
-
-
-class Silent:
-    """A reporter that shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-    def start(self, total: int, done: int) -> None:
-        """Show nothing."""
-
-    def step(self, done: int, loss: float | None) -> None:
-        """Show nothing."""
-
-    def epoch(self, number: float, metrics: Mapping[str, float]) -> None:
-        """Show nothing."""
-
-    def stop(self) -> None:
-        """Show nothing."""
+from steadytune.training.folder import RunFolder
+from steadytune.training.meter import Meter
+from steadytune.training.reporter import Reporter
 
 
 class ReportCallback(TrainerCallback):

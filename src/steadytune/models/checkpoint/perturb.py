@@ -16,15 +16,6 @@ from typing import Any, BinaryIO
 from torch import nn
 
 from steadytune.errors import MethodError, SettingsError
-from steadytune.experiments.checkpoint_files import (
-    StoredTensor,
-    copy_bytes,
-    is_other_weights,
-    stored_tensors,
-    weight_files,
-)
-from steadytune.experiments.checkpoint_names import Named, empty_model, named, untie
-from steadytune.experiments.models import find_model
 from steadytune.methods.noisytune import (
     NoisyTune,
     TensorMovement,
@@ -34,6 +25,9 @@ from steadytune.methods.noisytune import (
     pooled,
 )
 from steadytune.methods.weight_noise import Spread, change_of, move, parts, spread_of, sum_of_squares
+from steadytune.models.checkpoint.files import StoredTensor, copy_bytes, is_other_weights, stored_tensors, weight_files
+from steadytune.models.checkpoint.names import Named, empty_model, named, untie
+from steadytune.models.load import find_model
 from steadytune.support.atomic_files import is_abandoned, remove_abandoned, sync, sync_all, this_process
 from steadytune.version import __version__
 

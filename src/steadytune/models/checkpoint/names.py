@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from steadytune.errors import CheckpointError, SettingsError, did_you_mean
-from steadytune.experiments.checkpoint_files import StoredTensor
+from steadytune.models.checkpoint.files import StoredTensor
 
 #: The class that a model is trained as, by head; see `models.load_model`.
 CLASSES: Mapping[str, str] = {

@@ -14,22 +14,23 @@ from transformers.trainer_callback import PrinterCallback
 
 from steadytune.core.authoring.method import Method
 from steadytune.errors import DataError, ModelNotFoundError
-from steadytune.experiments.data import load_data
-from steadytune.experiments.folder import RunFolder, write_json
-from steadytune.experiments.measure import Meter
-from steadytune.experiments.models import find_model, longest_input
-from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent
-from steadytune.experiments.pronoun_encoding import PronounEncoder
-from steadytune.experiments.resumable import Resumable
-from steadytune.experiments.run import Interrupted, RunResult, training_arguments
-from steadytune.experiments.run_trainer import RunTrainer
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.methods.registry import build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
+from steadytune.models.load import find_model, longest_input
 from steadytune.settings.hybrid import HybridSettings
 from steadytune.support.atomic_files import replaced_when_whole
-from steadytune.tasks.pronouns import PronounQuestion, pronoun_questions
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
+from steadytune.training.callbacks import InterruptCallback, ReportCallback
+from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.hybrid.encoding import PronounEncoder
+from steadytune.training.hybrid.questions import PronounQuestion, pronoun_questions
+from steadytune.training.meter import Meter
+from steadytune.training.reporter import Reporter, Silent
+from steadytune.training.resumable import Resumable
+from steadytune.training.rows import load_data
+from steadytune.training.run import Interrupted, RunResult, training_arguments
+from steadytune.training.trainer import RunTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,11 +15,11 @@ from transformers import (
 
 from steadytune.core.arithmetic.randomness import RandomState, replayed
 from steadytune.errors import DivergedError
-from steadytune.experiments.sampling import GroupedByLength
 from steadytune.heads.features import lengths_of
 from steadytune.heads.scoring import Scorer
 from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.tasks.task import Head
+from steadytune.training.sampling import GroupedByLength
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,21 +13,22 @@ from transformers import TrainingArguments, set_seed
 
 from steadytune.core.authoring.method import Method
 from steadytune.errors import SettingsError
-from steadytune.experiments.data import fewer_rows, load_data
-from steadytune.experiments.folder import RunFolder, write_json
-from steadytune.experiments.measure import Meter
-from steadytune.experiments.models import load_model, longest_input
-from steadytune.experiments.predictions import FOLDER, keeping
-from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, Silent, SparingCheckpoints
-from steadytune.experiments.resumable import Resumable
-from steadytune.experiments.run_trainer import RunTrainer, collator_for
-from steadytune.experiments.transfer import transfer
 from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.methods.registry import build_methods
+from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Head, TaskData
+from steadytune.training.callbacks import InterruptCallback, ReportCallback, SparingCheckpoints
+from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.meter import Meter
+from steadytune.training.predictions import FOLDER, keeping
+from steadytune.training.reporter import Reporter, Silent
+from steadytune.training.resumable import Resumable
+from steadytune.training.rows import fewer_rows, load_data
+from steadytune.training.trainer import RunTrainer, collator_for
+from steadytune.training.transfer import transfer
 
 logger = logging.getLogger("steadytune")
 

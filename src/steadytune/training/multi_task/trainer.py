@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from steadytune.experiments.multi_task_batches import OneTask, TaskBatches, TaskRows
-from steadytune.experiments.progress import ReportCallback
-from steadytune.experiments.run_trainer import RunTrainer
+from steadytune.training.callbacks import ReportCallback
+from steadytune.training.multi_task.batches import OneTask, TaskBatches, TaskRows
+from steadytune.training.trainer import RunTrainer
 
 #: Of a task's outputs, what is nothing to score.
 _NOT_SCORED = ["loss", "prediction", "past_key_values"]

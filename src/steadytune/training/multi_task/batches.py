@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from steadytune.experiments.sampling import grouped_order
 from steadytune.heads.features import lengths_of
+from steadytune.training.sampling import grouped_order
 
 #: A task and the index of one of its rows.
 Place = tuple[str, int]

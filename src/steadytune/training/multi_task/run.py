@@ -14,22 +14,23 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from steadytune.core.authoring.method import Method
-from steadytune.experiments.data import fewer_rows, load_data
-from steadytune.experiments.folder import RunFolder, write_json
-from steadytune.experiments.measure import Meter
-from steadytune.experiments.models import load_model, longest_input
-from steadytune.experiments.multi_task_batches import OneTask, TaskCollator, TaskRows
-from steadytune.experiments.multi_task_trainer import MultiTaskTrainer, QuietEvaluation
-from steadytune.experiments.progress import InterruptCallback, Reporter, Silent
-from steadytune.experiments.resumable import Resumable
-from steadytune.experiments.run import Interrupted, RunResult, refuse_label_smoothing, train, training_arguments
-from steadytune.experiments.run_trainer import collator_for
 from steadytune.heads.features import Encoded, encode
 from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.methods.registry import build_methods
+from steadytune.models.load import load_model, longest_input
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.tasks.task import TaskData
+from steadytune.training.callbacks import InterruptCallback
+from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.meter import Meter
+from steadytune.training.multi_task.batches import OneTask, TaskCollator, TaskRows
+from steadytune.training.multi_task.trainer import MultiTaskTrainer, QuietEvaluation
+from steadytune.training.reporter import Reporter, Silent
+from steadytune.training.resumable import Resumable
+from steadytune.training.rows import fewer_rows, load_data
+from steadytune.training.run import Interrupted, RunResult, refuse_label_smoothing, train, training_arguments
+from steadytune.training.trainer import collator_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 from transformers import TrainerState, set_seed
 
-from steadytune.core.allocator import freed_memory_is_kept
 from steadytune.errors import DivergedError
-from steadytune.experiments.folder import RunFolder, is_evaluation
-from steadytune.experiments.measure import Meter
-from steadytune.experiments.progress import InterruptCallback, ReportCallback, Reporter, ending_gently
 from steadytune.integrations.transformers.trainer import SteadyTrainer
+from steadytune.training.allocator import freed_memory_is_kept
+from steadytune.training.callbacks import InterruptCallback, ReportCallback, ending_gently
+from steadytune.training.folder import RunFolder, is_evaluation
+from steadytune.training.meter import Meter
+from steadytune.training.reporter import Reporter
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""The hybrid network on WNLI."""

@@ -16,7 +16,7 @@ import typer.main
 from steadytune.cli import main, suggestions
 from steadytune.cli.app import app
 from steadytune.cli.verbs import VERBS, named_in, program
-from steadytune.experiments.evaluate_parts import PARTS
+from steadytune.evaluation.parts import PARTS
 from steadytune.methods.registry import REGISTRY
 from steadytune.tasks.files.load import FILE_HEADS
 from steadytune.tasks.named.registry import task_names

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from steadytune.errors import DataError
-from steadytune.evaluation.annotators import agreement, by_agreement, distance
-from steadytune.evaluation.calibration import (
+from steadytune.evaluation.measures.annotators import agreement, by_agreement, distance
+from steadytune.evaluation.measures.calibration import (
     BINS,
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
@@ -24,8 +24,15 @@ from steadytune.evaluation.calibration import (
     fitted_temperature,
     reliability_bins,
 )
-from steadytune.evaluation.perturbations import COLUMNS, KINDS, NEIGHBOURS, OCR_CONFUSIONS, perturb, perturb_rows
-from steadytune.evaluation.robustness import under_noise
+from steadytune.evaluation.measures.perturbations import (
+    COLUMNS,
+    KINDS,
+    NEIGHBOURS,
+    OCR_CONFUSIONS,
+    perturb,
+    perturb_rows,
+)
+from steadytune.evaluation.measures.robustness import under_noise
 
 CHARACTER_KINDS = [kind for kind in KINDS if kind != "word_drop"]
 SENTENCE = "The quick brown fox jumps over the lazy dog, 1984 times; Zürich sleeps. "

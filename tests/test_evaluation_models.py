@@ -15,10 +15,10 @@ from transformers import BertForQuestionAnswering, BertForTokenClassification, T
 from steadytune.core.arithmetic.randomness import derive_seed
 from steadytune.core.model.tap import word_embedding
 from steadytune.errors import HostError
-from steadytune.evaluation.attack import AttackedAccuracy, AttackedError, embedding_attack
-from steadytune.evaluation.movement import movement, representation_similarity
-from steadytune.evaluation.passes import Asked, at_rest, in_double
-from steadytune.evaluation.smoothness import smoothness
+from steadytune.evaluation.measures.attack import AttackedAccuracy, AttackedError, embedding_attack
+from steadytune.evaluation.measures.movement import movement, representation_similarity
+from steadytune.evaluation.measures.passes import Asked, at_rest, in_double
+from steadytune.evaluation.measures.smoothness import smoothness
 
 WIDTH = 4
 

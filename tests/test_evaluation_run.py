@@ -20,11 +20,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from steadytune.cli import main
 from steadytune.errors import ModelNotFoundError, SettingsError
-from steadytune.evaluation import attack
-from steadytune.experiments import evaluate as evaluate_file
-from steadytune.experiments import evaluate_rows
-from steadytune.experiments.evaluate import check_run, evaluate
-from steadytune.experiments.evaluate_parts import PARTS
+from steadytune.evaluation import evaluate as evaluate_file
+from steadytune.evaluation import held_out as evaluate_rows
+from steadytune.evaluation.evaluate import check_run, evaluate
+from steadytune.evaluation.measures import attack
+from steadytune.evaluation.parts import PARTS
 from steadytune.settings.evaluate import NAMES, EvaluateOptions
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets
@@ -153,7 +153,7 @@ def test_accuracies_of_parts_agree(classifier) -> None:
 
 def test_outputs_come_in_the_order_of_the_rows(classifier) -> None:
     """Batches are made of rows of about the same length, and what is said of a row is said of that row."""
-    from steadytune.experiments.evaluate_model import EvaluatedModel
+    from steadytune.evaluation.model import EvaluatedModel
 
     settings = check_run(classifier)
     task = heads.data("classification").task

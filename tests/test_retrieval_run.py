@@ -18,10 +18,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from steadytune.cli import main
 from steadytune.errors import DataError, SettingsError
-from steadytune.evaluation import sentences
-from steadytune.evaluation.sentences import checked_layer, sentence_vectors
-from steadytune.experiments import evaluate as evaluate_file
-from steadytune.experiments.evaluate import evaluate
+from steadytune.evaluation import evaluate as evaluate_file
+from steadytune.evaluation.evaluate import evaluate
+from steadytune.evaluation.measures import sentences
+from steadytune.evaluation.measures.sentences import checked_layer, sentence_vectors
 from steadytune.heads.scores.retrieval import mining_scores
 from steadytune.settings.evaluate import EvaluateOptions
 from steadytune.settings.train import TrainSettings

@@ -22,10 +22,10 @@ from rich.console import Console
 from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
 from steadytune.errors import SettingsError
+from steadytune.evaluation.evaluate import check_run
 from steadytune.experiments.cells import CellPlan
 from steadytune.experiments.compare_folder import CONFIG
 from steadytune.experiments.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
-from steadytune.experiments.evaluate import check_run
 from steadytune.experiments.grid import Place
 from steadytune.experiments.leading import leader
 from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from steadytune.errors import SettingsError
-from steadytune.experiments.evaluate import check_run, is_run
+from steadytune.evaluation.evaluate import check_run, is_run
 from steadytune.settings.evaluate import EvaluateOptions
 from steadytune.support.text import printable
 
@@ -36,7 +36,7 @@ def run_evaluation(
         check_run(run)
 
     from steadytune.cli.evaluate_view import tables
-    from steadytune.experiments.evaluate import FILE_NAME, evaluate
+    from steadytune.evaluation.evaluate import FILE_NAME, evaluate
     from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()

@@ -144,7 +144,7 @@ def keep_failure(plan: Plan, error: str) -> RunRecord:
 
 
 def _make(plan: Plan, reporter: Any) -> RunRecord:
-    from steadytune.experiments.evaluate import evaluate
+    from steadytune.evaluation.evaluate import evaluate
     from steadytune.settings.evaluate import EvaluateOptions
     from steadytune.training.run import Extent, Interrupted, train
 

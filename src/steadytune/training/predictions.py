@@ -76,7 +76,7 @@ def calibration_of(run: Path, splits: Iterable[str]) -> dict[str, Any]:
         fitted on it, and ``ece_scaled`` with that temperature.
     """
     from steadytune.errors import DataError
-    from steadytune.evaluation.calibration import as_decisions, calibration, fitted_temperature
+    from steadytune.evaluation.measures.calibration import as_decisions, calibration, fitted_temperature
 
     kept = {}
     for split in splits:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steadytune.errors import DataError, ModelNotFoundError
-from steadytune.experiments.evaluate_parts import Work
-from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
+from steadytune.evaluation.retrieval import SentenceEncoder, retrieval_work
+from steadytune.evaluation.work import Work
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import set_seed
 
 from steadytune.errors import ModelNotFoundError
-from steadytune.evaluation import annotators, attack, calibration, movement, robustness, smoothness
-from steadytune.evaluation.passes import in_double
-from steadytune.evaluation.perturbations import KINDS, Kind, not_for
-from steadytune.evaluation.sets import in_classes_of_the_set
-from steadytune.experiments.evaluate_model import EvaluatedModel
-from steadytune.experiments.evaluate_retrieval import SentenceEncoder, retrieval_work
-from steadytune.experiments.evaluate_rows import HeldOut
+from steadytune.evaluation.held_out import HeldOut
+from steadytune.evaluation.measures import annotators, attack, calibration, movement, robustness, smoothness
+from steadytune.evaluation.measures.passes import in_double
+from steadytune.evaluation.measures.perturbations import KINDS, Kind, not_for
+from steadytune.evaluation.measures.sets import in_classes_of_the_set
+from steadytune.evaluation.model import EvaluatedModel
+from steadytune.evaluation.retrieval import SentenceEncoder, retrieval_work
+from steadytune.evaluation.work import Work
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
 TEXT_HEADS = ("classification", "regression", "multi_label")
 #: Heads whose predictions are choices between classes.
 CLASS_HEADS = ("classification", "multi_label", "token_classification")
-
-
-@dataclass(frozen=True)
-class Work:
-    """A part that can be measured.
-
-    Attributes:
-        settings: all that determines it, besides the model; plain values.
-        measure: does it.
-    """
-
-    settings: dict[str, Any]
-    measure: Callable[[], Any]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steadytune.core.model.layers import depths
 from steadytune.core.model.outputs import is_encoder_decoder, question
 from steadytune.core.model.pretrained import pretrained_parameters
-from steadytune.evaluation.passes import Batch, at_rest
+from steadytune.evaluation.measures.passes import Batch, at_rest
 
 
 @dataclass(frozen=True)

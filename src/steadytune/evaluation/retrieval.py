@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steadytune.errors import DataError
-from steadytune.evaluation.sentences import checked_layer, number_of_layers, sentence_vectors
+from steadytune.evaluation.measures.sentences import checked_layer, number_of_layers, sentence_vectors
 from steadytune.heads.scores.retrieval import mining_scores, retrieval_accuracy
 from steadytune.models.load import longest_input
 from steadytune.tasks.digest import LENGTH, data_digest

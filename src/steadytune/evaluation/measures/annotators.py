@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError
-from steadytune.evaluation.calibration import log_probabilities
+from steadytune.evaluation.measures.calibration import log_probabilities
 
 if TYPE_CHECKING:
     import numpy as np

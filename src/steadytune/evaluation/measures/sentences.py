@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.errors import SettingsError
-from steadytune.evaluation.passes import at_rest
+from steadytune.evaluation.measures.passes import at_rest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core.arithmetic.ascent import ascend
-from steadytune.evaluation.passes import Asked, Batch, at_rest
+from steadytune.evaluation.measures.passes import Asked, Batch, at_rest
 
 STEPS = 5
 

@@ -88,10 +88,10 @@ def evaluate(
     for note in data.notes:
         tell(note)
 
-    from steadytune.evaluation.sentences import checked_layer
-    from steadytune.experiments.evaluate_model import EvaluatedModel
-    from steadytune.experiments.evaluate_parts import PARTS, Evaluation
-    from steadytune.experiments.evaluate_rows import HeldOut
+    from steadytune.evaluation.held_out import HeldOut
+    from steadytune.evaluation.measures.sentences import checked_layer
+    from steadytune.evaluation.model import EvaluatedModel
+    from steadytune.evaluation.parts import PARTS, Evaluation
 
     held_out = HeldOut(data, data_dir, limit)
     model = EvaluatedModel(str(folder.model), data.task, settings)
@@ -118,7 +118,7 @@ def _evaluate_retrieval(
 
     Of a model that is no run's nothing is written unless an output is named.
     """
-    from steadytune.experiments.evaluate_alone import RetrievalAlone
+    from steadytune.evaluation.retrieval_alone import RetrievalAlone
 
     if is_run(path):
         settings = check_run(path, trust_remote_code=options.trust_remote_code)
@@ -168,7 +168,7 @@ def _result(
     name: str, part: Callable[[Any], Any], evaluation: Any, content: Mapping[str, Any]
 ) -> tuple[Any, Any] | str | None:
     """Settings and result of a part, why it cannot be done, or ``None`` where the content holds it already."""
-    from steadytune.experiments.evaluate_parts import plain
+    from steadytune.evaluation.parts import plain
 
     work = part(evaluation)
     if isinstance(work, str):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steadytune.core.arithmetic.ascent import ascend, gradient_to, sentence_norm
 from steadytune.core.arithmetic.randomness import derive_seed
-from steadytune.evaluation.passes import Asked, Batch, at_rest
+from steadytune.evaluation.measures.passes import Asked, Batch, at_rest
 
 #: The paper's step size (SMART, section 4.1), and how often the search for the steepest direction is repeated.
 STEP_SIZE = 1e-3

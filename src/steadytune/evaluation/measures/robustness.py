@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steadytune.evaluation.perturbations import Kind, perturb_rows
+from steadytune.evaluation.measures.perturbations import Kind, perturb_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

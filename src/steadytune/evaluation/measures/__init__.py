@@ -1,0 +1,1 @@
+"""The measurements, each on outputs or on a model."""

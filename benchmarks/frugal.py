@@ -28,8 +28,8 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging
 
 from steadytune import Stack, bregman, smart, smoothness
+from steadytune.comparison.statistics.paired_tests import paired, summary
 from steadytune.core.authoring.method import Method
-from steadytune.experiments.pairing import paired, summary
 from steadytune.tasks.named.demo import minilm_folder, movie_reviews
 from steadytune.training.folder import describe_environment, write_atomically, write_json
 

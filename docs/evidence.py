@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steadytune.experiments.records import Cell, RunRecord
-from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.comparison.records import Cell, RunRecord
+from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics, compare_cell
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from evidence import RESULTS, kept_cells
 
-from steadytune.experiments.records import Cell
-from steadytune.experiments.statistics import CellStatistics, compare_cell
+from steadytune.comparison.records import Cell
+from steadytune.comparison.statistics.cells import CellStatistics, compare_cell
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 
@@ -62,7 +62,7 @@ def _table(found: CellStatistics) -> Iterable[str]:
 
 
 def _pairs(cell: Cell, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    from steadytune.experiments.pairing import paired
+    from steadytune.comparison.statistics.paired_tests import paired
 
     split = _split(cell)
     lines = []

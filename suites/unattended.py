@@ -44,8 +44,8 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
     from safetensors.torch import load_file, save_file
 
     import steadytune
-    from steadytune.experiments.compare_folder import commit
-    from steadytune.experiments.grid import candidates
+    from steadytune.comparison.candidates import candidates
+    from steadytune.comparison.folder import commit
     from steadytune.models.load import find_model
     from steadytune.settings.compare import CompareSettings
     from steadytune.settings.resolve import resolve
@@ -405,7 +405,7 @@ def _ranks(values: Any) -> Any:
 
 def collect(bundle: Path, results: Path, folder: Path) -> None:
     """Write the results as a comparison."""
-    from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
+    from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord
     from steadytune.training.folder import write_json
 
     plan = json.loads((bundle / "plan.json").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadytune.experiments.records import Cell, Comparison, RunRecord
+from steadytune.comparison.records import Cell, Comparison, RunRecord
 
 #: Mean gain, spread of the gain, and time of a step by candidate.
 METHODS: dict[str, tuple[float, float, float]] = {

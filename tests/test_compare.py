@@ -25,16 +25,19 @@ import yaml
 from safetensors.torch import load_file
 
 from steadytune.cli import main
+from steadytune.comparison import cells as cells_file
+from steadytune.comparison.candidates import candidates
+from steadytune.comparison.compare import compare
+from steadytune.comparison.dry_run import plan_comparison
+from steadytune.comparison.engines import execute as engine
+from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.execute import execute
+from steadytune.comparison.engines.local import LocalEngine
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import Cell, Comparison, RunRecord, read_comparison, read_record
+from steadytune.comparison.reporter import SilentComparison
 from steadytune.errors import DivergedError, MethodError, SettingsError
-from steadytune.experiments import cells as cells_file
-from steadytune.experiments import engine
-from steadytune.experiments.compare import compare
-from steadytune.experiments.compare_plan import plan_comparison
-from steadytune.experiments.engine import Watch, execute, kept_record, read_record
-from steadytune.experiments.grid import Plan, candidates
-from steadytune.experiments.local_engine import LocalEngine
-from steadytune.experiments.records import Cell, Comparison, RunRecord, read_comparison
-from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
@@ -538,7 +541,7 @@ def test_a_full_disk_fails_one_run(settings, monkeypatch) -> None:
 
 
 def test_a_disk_too_full_for_records_fails_nothing_else(settings, monkeypatch) -> None:
-    from steadytune.experiments import engine as engine_file
+    from steadytune.comparison.engines import execute as engine_file
 
     def full(path: Path, content: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -593,7 +596,9 @@ class Killer(SilentComparison):
 
     def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
         if plan.candidate == self.candidate and not self.killed:
-            [worker] = [p for p in psutil.Process().children() if "steadytune.experiments.worker" in p.cmdline()]
+            [worker] = [
+                p for p in psutil.Process().children() if "steadytune.comparison.engines.local_worker" in p.cmdline()
+            ]
             worker.kill()
             self.killed = worker.pid
 
@@ -632,7 +637,7 @@ def test_a_worker_that_cannot_start_is_told_in_one_line(settings, monkeypatch) -
     def broken(arguments: list[str], **kwargs: Any) -> Any:
         return real([sys.executable, "-c", "raise SystemExit(3)"], **kwargs)
 
-    monkeypatch.setattr("steadytune.experiments.local_engine.subprocess.Popen", broken)
+    monkeypatch.setattr("steadytune.comparison.engines.local.subprocess.Popen", broken)
     with pytest.raises(SettingsError, match="could not start"):
         compare(settings())
 

@@ -124,7 +124,7 @@ def test_commands_work(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_what_is_named(line, tmp_path, monkeypatch)
     if line not in README:  # a worker process takes seconds to start: once is enough
-        monkeypatch.setattr("steadytune.experiments.compare.make_engine", lambda settings: InProcess())
+        monkeypatch.setattr("steadytune.comparison.compare.make_engine", lambda settings: InProcess())
     assert main(on_fewer_rows(shlex.split(line)[1:])) == 0, capsys.readouterr().err
 
 

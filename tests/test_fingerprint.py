@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import steadytune
-from steadytune.experiments.fingerprint import PARTS
+from steadytune.comparison.fingerprint import PARTS
 
 ROOT = Path(steadytune.__file__).parent
 #: Modules of a run that change none of its numbers: where it is kept, what it tells, what it measures of itself. The

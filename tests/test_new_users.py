@@ -12,8 +12,8 @@ from transformers import Trainer
 from steadytune import Stack, SteadyMixin, SteadyTrainer, neftune, smart
 from steadytune.cli import console
 from steadytune.cli.train import LARGE, told_of_checkpoints
+from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import HostError, MethodError
-from steadytune.experiments.verdict import too_few_seeds
 from steadytune.training.folder import RunFolder
 
 

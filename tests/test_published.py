@@ -9,10 +9,10 @@ import pytest
 import tiny_model
 from comparisons import cell, comparison
 
+from steadytune.comparison.candidates import candidates
+from steadytune.comparison.compare import compare
+from steadytune.comparison.engines.execute import execute
 from steadytune.errors import SettingsError
-from steadytune.experiments.compare import compare
-from steadytune.experiments.engine import execute
-from steadytune.experiments.grid import candidates
 from steadytune.experiments.published import beside_published
 from steadytune.experiments.report import Report, report
 from steadytune.settings.compare import CompareSettings

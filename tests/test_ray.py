@@ -19,16 +19,17 @@ pytest.importorskip("ray")
 import ray
 from ray.cluster_utils import Cluster
 
+from steadytune.comparison.candidates import candidates
+from steadytune.comparison.cells import plan_cells
+from steadytune.comparison.compare import compare
+from steadytune.comparison.engines import ray as engine_ray
+from steadytune.comparison.engines.execute import execute
+from steadytune.comparison.engines.ray import RayEngine
+from steadytune.comparison.engines.ray_task import packed, unpack
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord, read_comparison, read_record
+from steadytune.comparison.reporter import Unwatched
 from steadytune.errors import SettingsError
-from steadytune.experiments import engine_ray
-from steadytune.experiments.cells import plan_cells
-from steadytune.experiments.compare import compare
-from steadytune.experiments.engine import execute, read_record
-from steadytune.experiments.engine_ray import RayEngine
-from steadytune.experiments.grid import Plan, candidates
-from steadytune.experiments.ray_task import packed, unpack
-from steadytune.experiments.records import RunRecord, read_comparison
-from steadytune.experiments.watching import Unwatched
 from steadytune.settings.compare import CompareSettings
 
 tiny_folder = tiny_model.tiny_folder

@@ -14,9 +14,9 @@ import tiny_model
 from test_compare import InProcess, Notes, outcome
 
 from steadytune.cli import main
+from steadytune.comparison.compare import compare
+from steadytune.comparison.remote import RemoteFolder
 from steadytune.errors import SettingsError
-from steadytune.experiments.compare import compare
-from steadytune.experiments.remote import RemoteFolder
 from steadytune.settings.compare import CompareSettings
 
 tiny_folder = tiny_model.tiny_folder

@@ -24,8 +24,8 @@ from rich.console import Console
 
 from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
+from steadytune.comparison.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.errors import SettingsError
-from steadytune.experiments.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.experiments.report import Report, report
 from steadytune.experiments.report_curves import size_curves, sweep_curves, training_curves
 from steadytune.experiments.report_evaluation import calibration_curves, calibration_rows, robustness_curves

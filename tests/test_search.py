@@ -17,14 +17,16 @@ import tiny_model
 
 pytest.importorskip("optuna")
 
+from steadytune.comparison.compare import compare
+from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.execute import execute
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord
+from steadytune.comparison.reporter import SilentComparison
+from steadytune.comparison.search.search import Outcome, Proposal, Search, run_search
+from steadytune.comparison.search.space import REACH, Dimension, Space, parse_ranges, parse_search, search_space
 from steadytune.errors import MethodError, SettingsError
-from steadytune.experiments.compare import compare
-from steadytune.experiments.engine import Watch, execute, kept_record
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord
-from steadytune.experiments.search import Outcome, Proposal, Search, run_search
-from steadytune.experiments.search_space import REACH, Dimension, Space, parse_ranges, parse_search, search_space
-from steadytune.experiments.watching import SilentComparison
 from steadytune.methods.registry import all_methods, build_methods
 from steadytune.settings.compare import CompareSettings
 
@@ -293,8 +295,8 @@ class TestContinuing:
 PROCESS = textwrap.dedent("""
     import sys, time
     from pathlib import Path
-    from steadytune.experiments.search import Outcome, Search, run_search
-    from steadytune.experiments.search_space import search_space
+    from steadytune.comparison.search.search import Outcome, Search, run_search
+    from steadytune.comparison.search.space import search_space
 
     folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
     rates = (5e-5, 1e-4, 2e-4)

@@ -16,8 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from steadytune.experiments import pairing
-from steadytune.experiments.pairing import (
+from steadytune.comparison.records import Cell, RunRecord
+from steadytune.comparison.statistics import paired_tests as pairing
+from steadytune.comparison.statistics.cells import CellStatistics, compare_cell
+from steadytune.comparison.statistics.paired_tests import (
     Paired,
     bootstrap_interval,
     holm,
@@ -27,9 +29,7 @@ from steadytune.experiments.pairing import (
     summary,
     with_worst,
 )
-from steadytune.experiments.records import Cell, RunRecord
-from steadytune.experiments.statistics import CellStatistics, compare_cell
-from steadytune.experiments.verdict import Verdict, headline, verdict
+from steadytune.comparison.statistics.verdict import Verdict, headline, verdict
 
 #: Accuracies of a small test set: whole thousandths, so that ties are common and fractions exact.
 ACCURACY = st.integers(0, 1000)

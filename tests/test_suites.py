@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steadytune.experiments.grid import candidates
+from steadytune.comparison.candidates import candidates
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.settings.resolve import read_config, resolve

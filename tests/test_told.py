@@ -21,20 +21,20 @@ from rich.console import Console
 
 from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
+from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.folder import CONFIG
+from steadytune.comparison.leader import leader
+from steadytune.comparison.plan import Place
+from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
+from steadytune.comparison.statistics.cells import compare_cell
+from steadytune.comparison.statistics.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
+from steadytune.comparison.statistics.verdict import verdict
+from steadytune.comparison.unfinished import unfinished
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run
-from steadytune.experiments.cells import CellPlan
-from steadytune.experiments.compare_folder import CONFIG
-from steadytune.experiments.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
-from steadytune.experiments.grid import Place
-from steadytune.experiments.leading import leader
-from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
 from steadytune.experiments.report import Report
 from steadytune.experiments.report_card import best_run
 from steadytune.experiments.report_text import table_cell
-from steadytune.experiments.statistics import compare_cell
-from steadytune.experiments.unfinished import unfinished
-from steadytune.experiments.verdict import verdict
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.plain_yaml import write_yaml

@@ -14,7 +14,7 @@ import pytest
 import tiny_model
 import yaml
 
-from steadytune.experiments.records import read_comparison
+from steadytune.comparison.records import read_comparison
 from steadytune.experiments.report import report
 from steadytune.heads.scores.metrics import compute_metrics
 

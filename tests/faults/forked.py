@@ -168,7 +168,7 @@ def _be_the_command(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         from steadytune.cli import main
-        from steadytune.experiments import local_engine
+        from steadytune.comparison.engines import local as local_engine
 
         local_engine.subprocess = _Forking(doom)  # pyright: ignore[reportAttributeAccessIssue]
         if prepare is not None:
@@ -206,7 +206,7 @@ class _Forking:
         self._doom = doom
 
     def Popen(self, arguments: Sequence[str], *, stderr: Any, env: Mapping[str, str], **_: Any) -> _Worker:  # noqa: N802
-        assert "steadytune.experiments.worker" in arguments
+        assert "steadytune.comparison.engines.local_worker" in arguments
         return _Worker(stderr.fileno(), env)
 
 
@@ -253,7 +253,7 @@ def _be_a_worker(
         sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if n == 0 else "w", closefd=False) for n in (0, 1, 2))  # noqa: SIM115
         os.environ.update(environment)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        from steadytune.experiments import worker
+        from steadytune.comparison.engines import local_worker as worker
 
         worker.main()
         status = 0

@@ -23,7 +23,7 @@ from fuzz_oracle import differences
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from steadytune.experiments import compare
+from steadytune.comparison import compare
 from steadytune.heads.features import encode
 from steadytune.training import run
 from steadytune.training.hybrid import run as hybrid

@@ -30,11 +30,10 @@ NOT_COMPARED = frozenset({"environment.json", "training_args.bin", "workers.log"
 
 def warm(place: Path) -> None:
     """Run a command once in this process, so that no child has to import anything."""
-    import steadytune.experiments.local_engine
-    import steadytune.experiments.report
-    import steadytune.experiments.worker  # noqa: F401
+    import steadytune.comparison.engines.local
+    import steadytune.comparison.engines.local_worker  # noqa: F401
     from steadytune.cli import main
-    from steadytune.experiments.fingerprint import code_digest
+    from steadytune.comparison.fingerprint import code_digest
 
     code_digest()  # kept, so that the source may be edited meanwhile
     before = Path.cwd()

@@ -39,7 +39,7 @@ def resident() -> int:
 
 def measure_report(folder: Path, runs: int) -> dict[str, Any]:
     """Write and read a comparison of so many runs, in every form; 20 candidates, 50 seeds."""
-    from steadytune.experiments.records import FILE_NAME, read_comparison
+    from steadytune.comparison.records import FILE_NAME, read_comparison
     from steadytune.experiments.report import Report
     from steadytune.training.folder import write_json
 
@@ -146,8 +146,8 @@ def alive() -> Counter[str]:
 
 def measure_rounds(folder: Path, model: Path, rounds: int, warm: int = 2) -> dict[str, Any]:
     """Compare again and again in one process, each time in a new folder; what is alive must not grow."""
-    from steadytune.experiments.compare import compare
-    from steadytune.experiments.engine import execute
+    from steadytune.comparison.compare import compare
+    from steadytune.comparison.engines.execute import execute
     from steadytune.settings.compare import CompareSettings
 
     class Here:

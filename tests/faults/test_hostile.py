@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 
 import steadytune
 from steadytune.cli.console import PlainTable
+from steadytune.comparison.remote import open_remote
 from steadytune.errors import DataError, SettingsError
 from steadytune.evaluation.evaluate import check_run
-from steadytune.experiments.remote import open_remote
 from steadytune.settings.resolve import read_config
 from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml, write_yaml

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import Stopped
-from steadytune.experiments.grid import candidates, places
+from steadytune.comparison.candidates import candidates
+from steadytune.comparison.plan import places
 from steadytune.models.load import find_model
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import parse_assignments, resolve
@@ -38,8 +39,8 @@ def run_comparison(given: TrainOptions) -> None:
         _show_plan(settings, quiet=given.quiet)
         return
     from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
-    from steadytune.experiments.compare import compare
-    from steadytune.experiments.remote import open_remote
+    from steadytune.comparison.compare import compare
+    from steadytune.comparison.remote import open_remote
     from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
@@ -71,8 +72,8 @@ def run_comparison(given: TrainOptions) -> None:
 def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
     """Say what there is to run; of results at a URL, what lies on this machine counts as made."""
     from steadytune.cli.plan_view import show_plan
-    from steadytune.experiments.compare_plan import plan_comparison
-    from steadytune.experiments.remote import open_remote
+    from steadytune.comparison.dry_run import plan_comparison
+    from steadytune.comparison.remote import open_remote
     from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()

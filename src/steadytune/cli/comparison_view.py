@@ -11,15 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from steadytune.experiments.pairing import Paired
+from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.comparison.statistics.paired_tests import Paired
+from steadytune.comparison.statistics.verdict import verdict
 from steadytune.experiments.report_text import label, size
-from steadytune.experiments.statistics import CandidateStatistics, CellStatistics, compare_cell
-from steadytune.experiments.verdict import verdict
 from steadytune.support.text import chance, duration, interval_or_dash, number, printable, rate, ratio, signed
 
 if TYPE_CHECKING:
-    from steadytune.experiments.grid import Plan
-    from steadytune.experiments.records import Comparison, RunRecord
+    from steadytune.comparison.plan import Plan
+    from steadytune.comparison.records import Comparison, RunRecord
 
 
 #: Columns of a bar: on a terminal of 80 the names of most candidates have room beside it.

@@ -11,7 +11,7 @@ from steadytune.experiments.report_text import label, size
 from steadytune.support.text import rate, ratio
 
 if TYPE_CHECKING:
-    from steadytune.experiments.compare_plan import ComparisonPlan, PlannedCell
+    from steadytune.comparison.dry_run import ComparisonPlan, PlannedCell
 
 
 def show_plan(console: Console, plan: ComparisonPlan) -> None:

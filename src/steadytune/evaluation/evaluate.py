@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.kept_models import kept_models
 from steadytune.errors import SettingsError, SteadytuneError
-from steadytune.experiments.kept_models import kept_models
 from steadytune.settings.evaluate import MEASURES, NAMES, EvaluateOptions
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import TrainSettings

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from steadytune.experiments.compare import compare as run_comparison
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord
-from steadytune.experiments.remote import open_remote
+from steadytune.comparison.compare import compare as run_comparison
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord
+from steadytune.comparison.remote import open_remote
 from steadytune.experiments.report import Report, report
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from steadytune.experiments.records import Cell, Comparison, RunRecord
+from steadytune.comparison.records import Cell, Comparison, RunRecord
 from steadytune.settings.published import Column, Published
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
+from steadytune.comparison.records import Comparison, RunRecord, read_comparison
+from steadytune.comparison.unfinished import unfinished
 from steadytune.experiments import report_text
-from steadytune.experiments.records import Comparison, RunRecord, read_comparison
 from steadytune.experiments.report_card import model_cards
 from steadytune.experiments.report_data import CellView, ReportData, report_data
 from steadytune.experiments.report_evaluation import calibration_rows, figure_rows, with_evaluations
-from steadytune.experiments.unfinished import unfinished
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.version import __version__
 

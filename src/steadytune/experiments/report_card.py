@@ -8,8 +8,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from steadytune.comparison.records import RunRecord
 from steadytune.errors import SettingsError
-from steadytune.experiments.records import RunRecord
 from steadytune.experiments.report_data import CellView, ReportData
 from steadytune.experiments.report_text import label, size, table_cell
 from steadytune.settings.expressions import BASELINE

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.records import RunRecord
 from steadytune.experiments.report_data import CellView, MethodView, ReportData, is_number
 from steadytune.experiments.report_text import label, size
 from steadytune.support.text import plain_text

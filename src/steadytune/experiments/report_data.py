@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from steadytune.experiments.environments import differences
-from steadytune.experiments.published import Beside, beside_published
-from steadytune.experiments.records import Cell, Comparison, RunRecord
-from steadytune.experiments.report_text import label, size
-from steadytune.experiments.statistics import (
+from steadytune.comparison.environments import differences
+from steadytune.comparison.records import Cell, Comparison, RunRecord
+from steadytune.comparison.statistics.cells import (
     LONGER_PLAIN,
     CandidateStatistics,
     CellStatistics,
@@ -21,7 +19,9 @@ from steadytune.experiments.statistics import (
     Summary,
     compare_cell,
 )
-from steadytune.experiments.verdict import Verdict, headline, verdict
+from steadytune.comparison.statistics.verdict import Verdict, headline, verdict
+from steadytune.experiments.published import Beside, beside_published
+from steadytune.experiments.report_text import label, size
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import plain_text
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.records import Cell, Comparison, RunRecord, read_json
 from steadytune.experiments.measured import figures_of
-from steadytune.experiments.records import Cell, Comparison, RunRecord, read_json
 from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
 from steadytune.experiments.report_data import CellView, is_number
 from steadytune.experiments.report_text import label

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steadytune.experiments.engine import read_record
-from steadytune.experiments.fingerprint import code_digest, run_key
-from steadytune.experiments.grid import Candidate, Place, Plan, places
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.candidates import Candidate
+from steadytune.comparison.fingerprint import code_digest, run_key
+from steadytune.comparison.plan import Place, Plan, places
+from steadytune.comparison.records import RunRecord, read_record
 from steadytune.models.digest import model_digest
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.expressions import BASELINE
@@ -179,3 +179,6 @@ def earlier_runs(folder: Path, wanted: set[str], code: str) -> list[str]:
     if len(records) > old:
         notes.append(f"{len(records) - old} earlier runs in {folder} have other settings, data or model: not used.")
     return notes
+
+
+Run = tuple[CellPlan, Candidate, Plan]

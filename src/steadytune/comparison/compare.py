@@ -7,27 +7,27 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from steadytune.comparison.candidates import Candidate, candidates
+from steadytune.comparison.cells import CellPlan, Run, earlier_runs, plan_cells
+from steadytune.comparison.engines.engine import Engine
+from steadytune.comparison.engines.local import LocalEngine
+from steadytune.comparison.environments import differences
+from steadytune.comparison.folder import CONFIG, claim, commit, refuse_foreign
+from steadytune.comparison.forecast import PROBED_UPDATES, Forecast
+from steadytune.comparison.kept_record import is_locked, kept_record
+from steadytune.comparison.leader import leader
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord
+from steadytune.comparison.remote import RemoteFolder, open_remote
+from steadytune.comparison.reporter import CompareReporter, SilentComparison, Unwatched
+from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import SettingsError
-from steadytune.experiments.cells import CellPlan, earlier_runs, plan_cells
-from steadytune.experiments.compare_folder import CONFIG, claim, commit, refuse_foreign
-from steadytune.experiments.engine import Engine, is_locked, kept_record
-from steadytune.experiments.environments import differences
-from steadytune.experiments.forecast import PROBED_UPDATES, Forecast
-from steadytune.experiments.grid import Candidate, Plan, candidates
-from steadytune.experiments.leading import leader
-from steadytune.experiments.local_engine import LocalEngine
-from steadytune.experiments.records import FILE_NAME, Cell, Comparison, RunRecord
-from steadytune.experiments.remote import RemoteFolder, open_remote
-from steadytune.experiments.verdict import too_few_seeds
-from steadytune.experiments.watching import CompareReporter, SilentComparison, Unwatched
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import this_process
 from steadytune.training.folder import RunFolder, describe_environment, write_json
 
 #: Seconds between two writings of the unfinished comparison.
 WRITE_EVERY = 5.0
-
-Run = tuple[CellPlan, Candidate, Plan]
 
 
 def compare(
@@ -60,7 +60,7 @@ def compare(
         settings = settings.model_copy(update={"output_dir": str(remote.local)})
     compared = candidates(settings)
     if settings.search:
-        from steadytune.experiments.search_space import parse_search
+        from steadytune.comparison.search.space import parse_search
 
         parse_search(settings.search)  # a mistake leaves no folder behind
     refuse_foreign(settings.folder)
@@ -79,7 +79,7 @@ def compare(
 def make_engine(settings: CompareSettings) -> Engine:
     """The engine that the settings ask for."""
     if settings.engine == "ray":
-        from steadytune.experiments.engine_ray import RayEngine
+        from steadytune.comparison.engines.ray import RayEngine
 
         return RayEngine(settings.folder, address=settings.ray_address, workers=settings.workers)
     return LocalEngine(settings.folder, settings.workers)
@@ -174,7 +174,7 @@ class Work:
 
     def _tune(self, tuning: Sequence[Run], later: int) -> None:
         if self.settings.search:
-            from steadytune.experiments.compare_search import search_candidates
+            from steadytune.comparison.search.tuning import search_candidates
 
             search_candidates(self)
             return
@@ -198,7 +198,7 @@ class Work:
     def choose_known(self, tuning: Sequence[Run]) -> None:
         """Choose where all that a choice goes by was run before, so that what is missing is known at the start."""
         if self.settings.search:
-            from steadytune.experiments.compare_search import look_at_trials
+            from steadytune.comparison.search.tuning import look_at_trials
 
             look_at_trials(self)
             return

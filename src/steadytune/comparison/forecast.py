@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from steadytune.experiments.cells import CellPlan
-from steadytune.experiments.grid import Candidate, Plan
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.candidates import Candidate
+from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord
 
 PROBED_UPDATES = 5
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from steadytune.comparison.records import RunRecord
 from steadytune.errors import SettingsError
-from steadytune.experiments.records import RunRecord
 
 #: What a run can be found to predict for every row, besides ``"class 0"`` and ``"class 1"`` of two.
 ONE_CLASS, ONE_VALUE, NOTHING_RIGHT = "one class", "one value", "nothing right"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import steadytune
-from steadytune.experiments.grid import identify
+from steadytune.comparison.candidates import identify
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.digest import LENGTH
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from steadytune.comparison.candidates import Candidate
+from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.records import RunRecord
+from steadytune.comparison.search.search import Outcome, Proposal, Search, run_search
+from steadytune.comparison.search.space import SearchSettings, Space, parse_search, search_space
 from steadytune.errors import SettingsError, did_you_mean
-from steadytune.experiments.cells import CellPlan
-from steadytune.experiments.engine import kept_record
-from steadytune.experiments.grid import Candidate
-from steadytune.experiments.records import RunRecord
-from steadytune.experiments.search import Outcome, Proposal, Search, run_search
-from steadytune.experiments.search_space import SearchSettings, Space, parse_search, search_space
 
 if TYPE_CHECKING:
-    from steadytune.experiments.compare import Run, Work
+    from steadytune.comparison.cells import Run
+    from steadytune.comparison.compare import Work
 
 
 def search_candidates(work: Work) -> None:

@@ -16,8 +16,8 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.telling import Teller
+from steadytune.comparison.engines.messages import Teller
+from steadytune.comparison.plan import Plan
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.1
@@ -51,7 +51,8 @@ def _listen(plans: queue.Queue[dict[str, Any]]) -> None:
 
 
 def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
-    from steadytune.experiments.engine import BusyError, execute
+    from steadytune.comparison.engines.engine import BusyError
+    from steadytune.comparison.engines.execute import execute
     from steadytune.support.quiet_libraries import quiet_libraries
     from steadytune.training.run import Interrupted
 

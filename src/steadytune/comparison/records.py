@@ -232,3 +232,11 @@ def read_comparison(folder: str | Path) -> Comparison:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError(f"{path} is damaged ({error}): the same `steadytune compare` writes it again.") from error
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record in a run's folder; ``None`` if there is none, or it is damaged."""
+    try:
+        return record_from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from steadytune.errors import SettingsError, did_you_mean
@@ -47,68 +46,6 @@ class Candidate:
                 values["max_steps"] = max(1, round(settings.max_steps * self.more_updates))
             values["num_train_epochs"] = settings.num_train_epochs * self.more_updates
         return values
-
-
-@dataclass(frozen=True)
-class Place:
-    """One task at one training size; ``task`` is ``None`` for the user's own files."""
-
-    task: str | None
-    train_size: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run to make: all that `engine.execute` needs, in values that another process or machine can read.
-
-    Attributes:
-        key: hash of what determines the run; name of its folder.
-        candidate: label of the candidate.
-        settings: of the run; ``output_dir`` is its folder.
-        metric: the task's main metric.
-        evaluate_test: ``False`` while learning rates are chosen: the test splits are not looked at.
-        relative_cost: declared cost of a step, plain is 1.
-        retry_failed: make the run again if it failed before.
-        fingerprint: digests of code, data and model, for the record.
-        each_epoch: also look at the validation split after each epoch.
-        evaluate: parts of `steadytune evaluate` to measure once it is trained.
-    """
-
-    key: str
-    candidate: str
-    settings: TrainSettings
-    metric: str
-    evaluate_test: bool = True
-    relative_cost: float = 1.0
-    retry_failed: bool = False
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    each_epoch: bool = False
-    evaluate: Sequence[str] = ()
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the run."""
-        return self.settings.folder
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the process that makes the run."""
-        return self.folder.parent.parent / "locks" / f"{self.key}.lock"
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**self.__dict__, "settings": self.settings.model_dump(mode="json")}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Plan:
-        """Read what `as_json` made."""
-        parts = tuple(content.get("evaluate", ()))
-        return cls(**{**content, "settings": TrainSettings(**content["settings"]), "evaluate": parts})
-
-
-def places(settings: CompareSettings) -> list[Place]:
-    """The tasks and training sizes of a comparison."""
-    return [Place(t, s) for t in settings.tasks or [None] for s in settings.train_sizes or [None]]
 
 
 def candidates(settings: CompareSettings) -> list[Candidate]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steadytune.experiments.compare_folder import CONFIG
-from steadytune.experiments.engine import read_record
-from steadytune.experiments.records import FILE_NAME
+from steadytune.comparison.folder import CONFIG
+from steadytune.comparison.records import FILE_NAME, read_record
 
 #: So many are named.
 NAMED = 3

@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.execute import keep_failure
+from steadytune.comparison.kept_record import is_locked, kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
-from steadytune.experiments.engine import Watch, is_locked, keep_failure, kept_record
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord, record_from_json
 
 #: Seconds between two looks at runs that another process is making.
 LOOK_AGAIN = 0.5
@@ -36,7 +38,7 @@ class _Worker:
         self._log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "steadytune.experiments.worker"],
+                [sys.executable, "-m", "steadytune.comparison.engines.local_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -16,11 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.engines import ray_task
+from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.execute import keep_failure
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
-from steadytune.experiments import ray_task
-from steadytune.experiments.engine import Watch, keep_failure, kept_record
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord, record_from_json
 from steadytune.support.text import one_line
 
 #: Seconds between two looks at what the runs tell, and at runs that another process is making.

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from steadytune.experiments.constant_predictions import in_words, same_for_every_row
-from steadytune.experiments.pairing import ALPHA, Paired, Summary, holm, paired, summary, with_worst
-from steadytune.experiments.records import Cell, RunRecord
+from steadytune.comparison.records import Cell, RunRecord
+from steadytune.comparison.statistics.constant_predictions import in_words, same_for_every_row
+from steadytune.comparison.statistics.paired_tests import ALPHA, Paired, Summary, holm, paired, summary, with_worst
 from steadytune.settings.expressions import BASELINE
 
 Finding = Literal["better", "worse", "not distinguishable"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 
-from steadytune.experiments.cells import CellPlan
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.records import RunRecord
 
 
 def leader(cell: CellPlan, records: Iterable[RunRecord], chosen: Mapping[str, float]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from steadytune.comparison.records import FILE_NAME
 from steadytune.errors import SettingsError
-from steadytune.experiments.records import FILE_NAME
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import remove_abandoned
 from steadytune.support.plain_yaml import write_yaml

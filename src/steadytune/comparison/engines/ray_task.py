@@ -15,8 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.telling import Teller
+from steadytune.comparison.engines.messages import Teller
+from steadytune.comparison.plan import Plan
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.5
@@ -71,7 +71,8 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
         ``record``, ``None`` if another process is at the run or it was stopped; ``files``, those of the run where the
         node does not share the folder.
     """
-    from steadytune.experiments.engine import BusyError, execute
+    from steadytune.comparison.engines.engine import BusyError
+    from steadytune.comparison.engines.execute import execute
     from steadytune.support.quiet_libraries import quiet_libraries
     from steadytune.training.run import Interrupted
 
@@ -99,8 +100,8 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
 
 
 def _refuse_other_code(plan: Plan) -> None:
+    from steadytune.comparison.fingerprint import code_digest
     from steadytune.errors import SettingsError
-    from steadytune.experiments.fingerprint import code_digest
 
     expected = plan.fingerprint.get("code")
     if expected is not None and expected != code_digest():

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steadytune.experiments.cells import CellPlan, plan_cells
-from steadytune.experiments.compare import Work
-from steadytune.experiments.compare_folder import refuse_foreign
-from steadytune.experiments.engine import kept_record
-from steadytune.experiments.grid import Candidate, Plan, candidates
-from steadytune.experiments.verdict import too_few_seeds
-from steadytune.experiments.watching import SilentComparison
+from steadytune.comparison.candidates import Candidate, candidates
+from steadytune.comparison.cells import CellPlan, plan_cells
+from steadytune.comparison.compare import Work
+from steadytune.comparison.folder import refuse_foreign
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.reporter import SilentComparison
+from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.settings.compare import CompareSettings
 
 
@@ -129,7 +130,7 @@ def plan_comparison(settings: CompareSettings) -> ComparisonPlan:
 def _trials(settings: CompareSettings) -> int:
     if not settings.search:
         return 0
-    from steadytune.experiments.search_space import parse_search
+    from steadytune.comparison.search.space import parse_search
 
     return parse_search(settings.search).trials
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.records import RunRecord
 
 PACKAGES = ("python", "torch", "transformers", "accelerate", "numpy")
 

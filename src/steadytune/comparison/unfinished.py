@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.folder import CONFIG
+from steadytune.comparison.records import Comparison
 from steadytune.errors import SteadytuneError
-from steadytune.experiments.compare_folder import CONFIG
-from steadytune.experiments.records import Comparison
 
 #: Settings that say which runs there are, not what a run is.
 EXTENT = frozenset(
@@ -64,7 +64,8 @@ def _changed(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> set[str]:
 
 def _asked_for(file: Path) -> Runs:
     """The runs that a configuration asks for, by what tells them apart in a table."""
-    from steadytune.experiments.grid import candidates, places
+    from steadytune.comparison.candidates import candidates
+    from steadytune.comparison.plan import places
     from steadytune.settings.compare import CompareSettings
     from steadytune.settings.resolve import resolve
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord
 
 
 class CompareReporter(Protocol):

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from steadytune.comparison.search.journal import open_study, quiet
+from steadytune.comparison.search.space import LEARNING_RATE, Dimension, Space
 from steadytune.errors import MethodError, SettingsError
-from steadytune.experiments.search_journal import open_study, quiet
-from steadytune.experiments.search_space import LEARNING_RATE, Dimension, Space
 from steadytune.methods.registry import build_methods
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Search:
 
     Example:
         >>> import tempfile
-        >>> from steadytune.experiments.search_space import search_space
+        >>> from steadytune.comparison.search.space import search_space
         >>> space = search_space(["noisytune"], {}, [1e-4])
         >>> with Search(Path(tempfile.mkdtemp()), "demo", space, trials=3, methods=["noisytune"]) as search:
         ...     while (proposal := search.propose()) is not None:

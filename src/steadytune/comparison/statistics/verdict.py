@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from steadytune.experiments.constant_predictions import in_words
-from steadytune.experiments.pairing import ALPHA, seeds_needed, smallest_p
-from steadytune.experiments.statistics import CandidateStatistics, CellStatistics
+from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics
+from steadytune.comparison.statistics.constant_predictions import in_words
+from steadytune.comparison.statistics.paired_tests import ALPHA, seeds_needed, smallest_p
 from steadytune.settings.expressions import BASELINE
 
 Kind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]

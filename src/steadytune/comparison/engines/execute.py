@@ -9,16 +9,18 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from steadytune.comparison.engines.engine import BusyError
+from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord, Status, read_record
 from steadytune.errors import DivergedError
-from steadytune.experiments.grid import Plan
-from steadytune.experiments.records import RunRecord, Status, record_from_json
 from steadytune.support.atomic_files import remove_abandoned
 from steadytune.support.text import one_line
 from steadytune.training.folder import RunFolder, write_json
@@ -28,42 +30,6 @@ logger = logging.getLogger("steadytune")
 MOST_POINTS = 200
 #: A run that lasts seconds needs no checkpoint: it is made again as fast as one is written.
 CHECKPOINT_SECONDS = 30.0
-
-
-class Watch(Protocol):
-    """Is told what runs do; `compare` shows it to a person."""
-
-    def started(self, plan: Plan) -> None:
-        """A run begins, or goes on."""
-        ...
-
-    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
-        """So many updates of a run are done."""
-        ...
-
-    def note(self, plan: Plan, text: str) -> None:
-        """A run says something."""
-        ...
-
-    def warning(self, plan: Plan, kind: str, text: str) -> None:
-        """A method or a host warns; warnings of one kind say the same of other numbers."""
-        ...
-
-
-class Engine(Protocol):
-    """Makes runs: here in worker processes, or on a cluster."""
-
-    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
-        """Make runs and yield the record of each as it ends, in any order; finished ones are only read."""
-        ...
-
-    def close(self) -> None:
-        """Let go of workers; runs that go on are stopped and continue another time."""
-        ...
-
-
-class BusyError(Exception):
-    """Another process is making this run."""
 
 
 def execute(plan: Plan, reporter: Any = None, *, wait: bool = True) -> RunRecord:
@@ -88,48 +54,6 @@ def execute(plan: Plan, reporter: Any = None, *, wait: bool = True) -> RunRecord
             return found if found is not None else _make(plan, reporter)
     except Timeout:
         raise BusyError(plan.key) from None
-
-
-def kept_record(plan: Plan) -> RunRecord | None:
-    """The record of a run that needs no more work, or ``None``."""
-    found = read_record(plan.folder)
-    if found is None or (found.status == "failed" and plan.retry_failed):
-        return None
-    if found.status == "finished" and plan.evaluate_test and found.metrics.get("skipped"):
-        return None
-    metrics = found.metrics if plan.evaluate_test else _without_tests(found.metrics)
-    return replace(found, candidate=plan.candidate, metrics=metrics)
-
-
-def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run that only chooses may know, though its test splits were evaluated after that choice."""
-    after = metrics.get("after", {})
-    tests = [name for name in after if name != "validation"]
-    left = {**metrics, "after": {name: scores for name, scores in after.items() if name not in tests}}
-    if "calibration" in metrics:
-        left["calibration"] = {k: v for k, v in metrics["calibration"].items() if k not in tests}
-    return {**left, "skipped": tests} if tests else dict(metrics)
-
-
-def read_record(folder: Path) -> RunRecord | None:
-    """The record in a run's folder; ``None`` if there is none, or it is damaged."""
-    try:
-        return record_from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def is_locked(plan: Plan) -> bool:
-    """Whether a process is making the run at this moment."""
-    if not plan.lock_file.exists():
-        return False
-    lock = FileLock(plan.lock_file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def keep_failure(plan: Plan, error: str) -> RunRecord:
@@ -187,7 +111,7 @@ def _keep(plan: Plan, record: RunRecord) -> None:
 
 
 def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
-    from steadytune.training.predictions import calibration_of
+    from steadytune.comparison.calibration import calibration_of
 
     settings = plan.settings
     earlier = read_record(plan.folder)

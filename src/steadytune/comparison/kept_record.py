@@ -1,0 +1,46 @@
+"""A finished run's record on disk, if it can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from steadytune.comparison.plan import Plan
+from steadytune.comparison.records import RunRecord, read_record
+
+
+def kept_record(plan: Plan) -> RunRecord | None:
+    """The record of a run that needs no more work, or ``None``."""
+    found = read_record(plan.folder)
+    if found is None or (found.status == "failed" and plan.retry_failed):
+        return None
+    if found.status == "finished" and plan.evaluate_test and found.metrics.get("skipped"):
+        return None
+    metrics = found.metrics if plan.evaluate_test else _without_tests(found.metrics)
+    return replace(found, candidate=plan.candidate, metrics=metrics)
+
+
+def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that only chooses may know, though its test splits were evaluated after that choice."""
+    after = metrics.get("after", {})
+    tests = [name for name in after if name != "validation"]
+    left = {**metrics, "after": {name: scores for name, scores in after.items() if name not in tests}}
+    if "calibration" in metrics:
+        left["calibration"] = {k: v for k, v in metrics["calibration"].items() if k not in tests}
+    return {**left, "skipped": tests} if tests else dict(metrics)
+
+
+def is_locked(plan: Plan) -> bool:
+    """Whether a process is making the run at this moment."""
+    if not plan.lock_file.exists():
+        return False
+    lock = FileLock(plan.lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,1 @@
+"""Paired tests, cells and the verdict."""

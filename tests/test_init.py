@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from steadytune.cli import main
 from steadytune.comparison.candidates import candidates
-from steadytune.experiments.configuration import learning_rates
-from steadytune.experiments.first_look import first_look
+from steadytune.proposal.configuration import learning_rates
+from steadytune.proposal.first_look import first_look
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
 from steadytune.settings.train import TrainSettings

@@ -13,9 +13,9 @@ import pytest
 import transformers
 
 import steadytune
+from steadytune import notebook as interactive
 from steadytune.errors import SettingsError
-from steadytune.experiments import interactive
-from steadytune.experiments.report import Report
+from steadytune.report.report import Report
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
 

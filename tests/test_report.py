@@ -26,11 +26,11 @@ from steadytune.cli import main
 from steadytune.cli.comparison_view import show_comparison
 from steadytune.comparison.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.errors import SettingsError
-from steadytune.experiments.report import Report, report
-from steadytune.experiments.report_curves import size_curves, sweep_curves, training_curves
-from steadytune.experiments.report_evaluation import calibration_curves, calibration_rows, robustness_curves
-from steadytune.experiments.report_plots import spread
-from steadytune.experiments.report_text import table_cell
+from steadytune.report.curves import size_curves, sweep_curves, training_curves
+from steadytune.report.measured import calibration_curves, calibration_rows, robustness_curves
+from steadytune.report.plots import spread
+from steadytune.report.report import Report, report
+from steadytune.report.words import table_cell
 from steadytune.support.text import plain_text, shortened, signed
 from steadytune.tasks.named.registry import task_record
 

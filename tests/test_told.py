@@ -32,10 +32,10 @@ from steadytune.comparison.statistics.verdict import verdict
 from steadytune.comparison.unfinished import unfinished
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run
-from steadytune.experiments.report import Report
-from steadytune.experiments.report_card import best_run
-from steadytune.experiments.report_text import table_cell
 from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.report.model_card import best_run
+from steadytune.report.report import Report
+from steadytune.report.words import table_cell
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.plain_yaml import write_yaml
 from steadytune.support.text import interval, plain_text, signed

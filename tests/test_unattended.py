@@ -15,8 +15,8 @@ import tiny_model
 import yaml
 
 from steadytune.comparison.records import read_comparison
-from steadytune.experiments.report import report
 from steadytune.heads.scores.metrics import compute_metrics
+from steadytune.report.report import report
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from steadytune.core.stack.explain import Explanation as Explanation
     from steadytune.core.stack.stack import Stack as Stack
     from steadytune.errors import SteadytuneError as SteadytuneError
-    from steadytune.experiments.interactive import compare as compare
-    from steadytune.experiments.report import report as report
     from steadytune.integrations.transformers.trainer import SteadyMixin as SteadyMixin
     from steadytune.integrations.transformers.trainer import SteadyTrainer as SteadyTrainer
     from steadytune.methods.alum import Alum as alum
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
     from steadytune.methods.weight_averaging import WeightAveraging as weight_averaging
     from steadytune.methods.wise_ft import WiseFT as wise_ft
     from steadytune.models.checkpoint.perturb import perturb_checkpoint as perturb_checkpoint
+    from steadytune.notebook import compare as compare
+    from steadytune.report.report import report as report
 
 
 _HOME = {
@@ -62,7 +62,7 @@ _HOME = {
     "alum": "steadytune.methods.alum:Alum",
     "asam": "steadytune.methods.presets:asam",
     "bregman": "steadytune.methods.bregman:Bregman",
-    "compare": "steadytune.experiments.interactive:compare",
+    "compare": "steadytune.notebook:compare",
     "child_tuning": "steadytune.methods.child_tuning:ChildTuning",
     "ema": "steadytune.methods.presets:ema",
     "freeat": "steadytune.methods.freeat:FreeAT",
@@ -84,7 +84,7 @@ _HOME = {
     "radam": "steadytune.methods.radam:RAdam",
     "recadam": "steadytune.methods.recadam:RecAdam",
     "reinit": "steadytune.methods.reinit:Reinit",
-    "report": "steadytune.experiments.report:report",
+    "report": "steadytune.report.report:report",
     "sam": "steadytune.methods.sam:SAM",
     "slanted_triangular": "steadytune.methods.slanted_triangular:SlantedTriangular",
     "smart": "steadytune.methods.presets:smart",

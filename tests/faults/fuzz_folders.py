@@ -17,7 +17,7 @@ from fuzz_coverage import Case
 from fuzz_targets import data_seeds, emptied, nothing_trains
 from safetensors.torch import load_file, save_file
 
-from steadytune.experiments.report import Report
+from steadytune.report.report import Report
 
 WEIGHTS, METRICS = "model/model.safetensors", "metrics.json"
 SHOWN_IN_FULL = 200

@@ -12,8 +12,8 @@ import pytest
 import scale
 import tiny_model
 
-from steadytune.experiments.report import Report
-from steadytune.experiments.report_extent import EXTENTS, METHODS, SEEDS
+from steadytune.report.extent import EXTENTS, METHODS, SEEDS
+from steadytune.report.report import Report
 
 tiny_folder = tiny_model.tiny_folder
 

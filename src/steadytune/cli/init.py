@@ -9,8 +9,8 @@ from rich.console import Console
 
 from steadytune.cli.console import show_lines
 from steadytune.errors import SettingsError, did_you_mean
-from steadytune.experiments.configuration import configuration, cost, recommended, seen
-from steadytune.experiments.first_look import Look, first_look
+from steadytune.proposal.configuration import configuration, cost, recommended, seen
+from steadytune.proposal.first_look import Look, first_look
 from steadytune.settings.resolve import resolve_settings
 from steadytune.support.atomic_files import replaced_when_whole
 

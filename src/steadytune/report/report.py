@@ -17,10 +17,10 @@ from markupsafe import escape
 
 from steadytune.comparison.records import Comparison, RunRecord, read_comparison
 from steadytune.comparison.unfinished import unfinished
-from steadytune.experiments import report_text
-from steadytune.experiments.report_card import model_cards
-from steadytune.experiments.report_data import CellView, ReportData, report_data
-from steadytune.experiments.report_evaluation import calibration_rows, figure_rows, with_evaluations
+from steadytune.report import words as report_text
+from steadytune.report.measured import calibration_rows, figure_rows, with_evaluations
+from steadytune.report.model_card import model_cards
+from steadytune.report.views import CellView, ReportData, report_data
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.version import __version__
 
@@ -68,7 +68,7 @@ class Report:
 
     def html(self) -> str:
         """One page with its style and pictures; it has no scripts and fetches nothing."""
-        from steadytune.experiments.report_figures import figures
+        from steadytune.report.figures import figures
 
         return _template("report.html").render(figures=figures(self.data), **self._names())
 
@@ -271,7 +271,7 @@ def _write(path: str | Path, text: str) -> Path:
 
 def _template(name: str) -> Any:
     environment = Environment(
-        loader=PackageLoader("steadytune.experiments", "templates"),
+        loader=PackageLoader("steadytune.report", "templates"),
         autoescape=name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,12 +7,12 @@ from functools import partial
 
 from markupsafe import Markup
 
-from steadytune.experiments import report_plots as plots
-from steadytune.experiments.report_curves import CurveView, size_curves, sweep_curves, training_curves
-from steadytune.experiments.report_data import CellView, MethodView, ReportData
-from steadytune.experiments.report_evaluation import calibration_curves, robustness_curves
-from steadytune.experiments.report_extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
-from steadytune.experiments.report_svg import Draw, inline
+from steadytune.report import plots as plots
+from steadytune.report.curves import CurveView, size_curves, sweep_curves, training_curves
+from steadytune.report.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
+from steadytune.report.measured import calibration_curves, robustness_curves
+from steadytune.report.svg import Draw, inline
+from steadytune.report.views import CellView, MethodView, ReportData
 from steadytune.support.text import interval, number, plain_text, ratio, signed
 
 

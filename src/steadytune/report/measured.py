@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.comparison.records import Cell, Comparison, RunRecord, read_json
-from steadytune.experiments.measured import figures_of
-from steadytune.experiments.report_curves import CurveView, Line, candidate_lines
-from steadytune.experiments.report_data import CellView, is_number
-from steadytune.experiments.report_text import label
+from steadytune.report.curves import CurveView, Line, candidate_lines
+from steadytune.report.views import CellView, is_number
+from steadytune.report.words import label
 from steadytune.support.text import plain_text
 
 FILE, FORMAT = "evaluation.json", 1
@@ -154,3 +153,20 @@ def figure_rows(view: CellView) -> tuple[list[str], list[tuple[str, int, list[fl
     names = list(dict.fromkeys(name for found in of_runs.values() for figures in found for name in figures))
     rows = [(label(c), view.slots[c], [_mean(found, name) for name in names]) for c, found in of_runs.items()]
     return [plain_text(name) for name in names], [row for row in rows if any(v is not None for v in row[2])]
+
+
+def figures_of(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The main numbers of an ``evaluation.json`` by name; none for what was not measured.
+
+    >>> figures_of({"movement": {"total": {"relative_l1": 0.02, "relative_l2": 0.03}}})
+    {'movement L1': 0.02, 'movement L2': 0.03}
+    """
+    total = evaluation.get("movement", {}).get("total", {})
+    found = {"movement L1": total.get("relative_l1"), "movement L2": total.get("relative_l2")}
+    for name, entry in evaluation.get("annotators", {}).items():
+        for agreement, group in entry.get("groups", {}).items():
+            found[f"accuracy {name} {agreement}"] = group.get("accuracy")
+            found[f"cross-entropy {name} {agreement}"] = (group.get("five") or {}).get("cross_entropy")
+    for radius, entry in evaluation.get("smoothness", {}).items():
+        found[f"smoothness {float(radius):g}"] = entry.get("adversarial")
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}

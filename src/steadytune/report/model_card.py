@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from steadytune.comparison.records import RunRecord
 from steadytune.errors import SettingsError
-from steadytune.experiments.report_data import CellView, ReportData
-from steadytune.experiments.report_text import label, size, table_cell
+from steadytune.report.views import CellView, ReportData
+from steadytune.report.words import label, size, table_cell
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import number, plain_text, rate
 from steadytune.tasks.named.registry import task_record

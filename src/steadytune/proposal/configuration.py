@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from steadytune.experiments.first_look import Look, Repeats
+from steadytune.proposal.first_look import Look, Repeats
 from steadytune.support.text import counted, plain_text
 
 #: Updates that fine-tuning on few rows should have at least; below them runs differ by chance (Mosbach et al. 2021).
@@ -30,7 +30,7 @@ def recommended(look: Look) -> dict[str, tuple[Any, str]]:
     """The settings for these rows, each with the reason.
 
     Example:
-        >>> from steadytune.experiments.first_look import first_look
+        >>> from steadytune.proposal.first_look import first_look
         >>> from steadytune.settings.train import TrainSettings
         >>> found = recommended(first_look(TrainSettings(task="movie-reviews", train_size=64)))
         >>> found["per_device_train_batch_size"][0], found["num_train_epochs"][0]

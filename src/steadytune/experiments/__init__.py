@@ -1,1 +1,0 @@
-"""A run is one folder: its settings, models, progress, metrics, and how it resumes."""

@@ -1,0 +1,1 @@
+"""What `init` proposes for the user's rows."""

@@ -1,0 +1,1 @@
+"""A comparison as a page, Markdown, CSV, JSON and a model card."""

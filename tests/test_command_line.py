@@ -15,7 +15,8 @@ import typer.main
 
 from steadytune.cli import main, suggestions
 from steadytune.cli.app import app
-from steadytune.cli.verbs import VERBS, named_in, program
+from steadytune.cli.program import named_in, program
+from steadytune.cli.verb import VERBS
 from steadytune.evaluation.parts import PARTS
 from steadytune.methods.registry import REGISTRY
 from steadytune.tasks.files.load import FILE_HEADS

@@ -302,7 +302,7 @@ def test_a_run_in_several_languages_has_a_table_of_transfer(settings, give, tmp_
         entry = result.metrics["transfer"][language]
         assert entry["score"] == after[f"validation_{language}"]["accuracy"]
         assert entry["gap"] == after["validation"]["accuracy"] - entry["score"]
-    monkeypatch.setattr("steadytune.cli.train.check_source", lambda settings: None)
+    monkeypatch.setattr("steadytune.cli.verbs.train.check_source", lambda settings: None)
     options = settings().model_dump(exclude_none=True, exclude={"set", "methods", "trust_remote_code"})
     given = [
         part for k, v in options.items() if not isinstance(v, bool) for part in (f"--{k.replace('_', '-')}", str(v))

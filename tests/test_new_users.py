@@ -10,8 +10,8 @@ from rich.console import Console
 from transformers import Trainer
 
 from steadytune import Stack, SteadyMixin, SteadyTrainer, neftune, smart
-from steadytune.cli import console
-from steadytune.cli.train import LARGE, told_of_checkpoints
+from steadytune.cli.verbs.train import LARGE, told_of_checkpoints
+from steadytune.cli.views import console
 from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import HostError, MethodError
 from steadytune.training.folder import RunFolder

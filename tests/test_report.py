@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from rich.console import Console
 
 from steadytune.cli import main
-from steadytune.cli.comparison_view import show_comparison
+from steadytune.cli.views.comparison import show_comparison
 from steadytune.comparison.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.errors import SettingsError
 from steadytune.report.curves import size_curves, sweep_curves, training_curves

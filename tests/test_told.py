@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from steadytune.cli import main
-from steadytune.cli.comparison_view import show_comparison
+from steadytune.cli.views.comparison import show_comparison
 from steadytune.comparison.cells import CellPlan
 from steadytune.comparison.folder import CONFIG
 from steadytune.comparison.leader import leader

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import steadytune
-from steadytune.cli.console import PlainTable
+from steadytune.cli.views.console import PlainTable
 from steadytune.comparison.remote import open_remote
 from steadytune.errors import DataError, SettingsError
 from steadytune.evaluation.evaluate import check_run

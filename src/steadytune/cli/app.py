@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steadytune.cli import options
+from steadytune.cli.program import named_in, program
 from steadytune.cli.stopped import Stopped, no_interrupt_lost
-from steadytune.cli.verbs import named_in, program
 from steadytune.errors import SteadytuneError
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130

@@ -35,7 +35,7 @@ def run_evaluation(
     if is_run(run) or not options.retrieval_alone:
         check_run(run)
 
-    from steadytune.cli.evaluate_view import tables
+    from steadytune.cli.views.evaluate import tables
     from steadytune.evaluation.evaluate import FILE_NAME, evaluate
     from steadytune.support.quiet_libraries import quiet_libraries
 

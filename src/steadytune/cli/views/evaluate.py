@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from steadytune.cli.console import PlainTable
+from steadytune.cli.views.console import PlainTable
 from steadytune.support.text import printable
 
 Content = Mapping[str, Any]

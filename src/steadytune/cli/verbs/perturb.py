@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.console import byte_bar, show_lines
+from steadytune.cli.views.console import byte_bar, show_lines
 
 
 def run_perturbation(source: str, destination: Path, given: dict[str, Any], *, quiet: bool) -> None:

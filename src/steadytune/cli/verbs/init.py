@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.console import show_lines
+from steadytune.cli.views.console import show_lines
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.proposal.configuration import configuration, cost, recommended, seen
 from steadytune.proposal.first_look import Look, first_look

@@ -31,7 +31,7 @@ def run_training(given: TrainOptions) -> None:
 
     build_methods(settings.methods, settings.method_settings())
     quiet_libraries()
-    from steadytune.cli.console import ConsoleReporter, before_and_after, transfer_table
+    from steadytune.cli.views.console import ConsoleReporter, before_and_after, transfer_table
     from steadytune.training.run import train
     from steadytune.training.transfer import mean_gap
 

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from steadytune.cli.console import show_lines
+from steadytune.cli.views.console import show_lines
 from steadytune.core.authoring.cost import PLAIN_STEP
 from steadytune.core.authoring.hyperparameters import allowed_values
 from steadytune.core.stack.composition import conflicts, total_cost, ways_out

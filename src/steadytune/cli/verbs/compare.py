@@ -38,7 +38,7 @@ def run_comparison(given: TrainOptions) -> None:
     if "plan" in given.flags:
         _show_plan(settings, quiet=given.quiet)
         return
-    from steadytune.cli.comparison_view import ComparisonReporter, show_comparison
+    from steadytune.cli.views.comparison import ComparisonReporter, show_comparison
     from steadytune.comparison.compare import compare
     from steadytune.comparison.remote import open_remote
     from steadytune.support.quiet_libraries import quiet_libraries
@@ -71,7 +71,7 @@ def run_comparison(given: TrainOptions) -> None:
 
 def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
     """Say what there is to run; of results at a URL, what lies on this machine counts as made."""
-    from steadytune.cli.plan_view import show_plan
+    from steadytune.cli.views.plan import show_plan
     from steadytune.comparison.dry_run import plan_comparison
     from steadytune.comparison.remote import open_remote
     from steadytune.support.quiet_libraries import quiet_libraries

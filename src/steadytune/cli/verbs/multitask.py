@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from steadytune.cli.console import PlainTable
 from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
+from steadytune.cli.views.console import PlainTable
 from steadytune.models.load import find_model
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.settings.resolve import parse_assignments, resolve
@@ -32,7 +32,7 @@ def run_multi_task(given: TrainOptions) -> None:
     RunFolder(settings.folder).check(settings.first_phase())
     find_model(settings.model)
     quiet_libraries()
-    from steadytune.cli.console import ConsoleReporter
+    from steadytune.cli.views.console import ConsoleReporter
     from steadytune.training.multi_task.run import train_together
 
     console = Console()

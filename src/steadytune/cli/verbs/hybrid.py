@@ -24,7 +24,7 @@ def run_hybrid(given: TrainOptions) -> None:
     RunFolder(settings.folder).check(settings)
     find_model(settings.model)
     quiet_libraries()
-    from steadytune.cli.console import ConsoleReporter, before_and_after
+    from steadytune.cli.views.console import ConsoleReporter, before_and_after
     from steadytune.training.hybrid.run import train_hybrid
 
     console = Console()

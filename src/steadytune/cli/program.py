@@ -4,68 +4,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from steadytune.cli import suggestions
+from steadytune.cli.verb import (
+    BEFORE,
+    LOOKING,
+    NOISE,
+    OUTPUT,
+    RESULTS,
+    TRAINING,
+    VERBS,
+    DataDir,
+    Quiet,
+    SetOption,
+    Verb,
+    _verb,
+)
 from steadytune.version import __version__
 
 if TYPE_CHECKING:
     from steadytune.cli.options import TrainOptions
 
-TRAINING, RESULTS, BEFORE, LOOKING = "Train", "Look at results", "Before training", "What there is"
-NOISE, OUTPUT = "Noise", "Output"
 INIT_FOR = ("compare", "train")
 #: Stands for all verbs, where any of them may be asked for.
 ALL = "*"
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="METHOD.SETTING=VALUE",
-        help="A method's setting; repeatable.",
-        autocompletion=suggestions.assignments,
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.", rich_help_panel=OUTPUT)]
-DataDir = Annotated[str | None, typer.Option(metavar="DIR", help="Folder with the data sets of named tasks.")]
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb.
-
-    Attributes:
-        run: does it; its signature is its arguments, unless they are made of settings.
-        panel: the group it is listed in.
-        example: shown below its help.
-        settings: name of the settings that its options are made of; empty where it has a signature.
-    """
-
-    run: Callable[..., None]
-    panel: str
-    example: str
-    settings: str = ""
-
-    @property
-    def name(self) -> str:
-        """As it is written."""
-        return self.run.__name__
-
-
-VERBS: list[Verb] = []
-
-
-def _verb(panel: str, example: str, settings: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def keep(run: Callable[..., None]) -> Callable[..., None]:
-        VERBS.append(Verb(run, panel, example, settings))
-        return run
-
-    return keep
 
 
 def named_in(arguments: list[str]) -> str:
@@ -165,7 +131,7 @@ def init(
     quiet: Quiet = False,
 ) -> None:
     """Look at your rows and write a commented configuration for `train` and `compare`."""
-    from steadytune.cli.init import write_configuration
+    from steadytune.cli.verbs.init import write_configuration
 
     rows = {
         "task": task,
@@ -186,7 +152,7 @@ def init(
 @_verb(TRAINING, "steadytune train --model minilm --task movie-reviews --train-size 500 --methods smart", "train")
 def train(values: TrainOptions) -> None:
     """Fine-tune a model of any head (classes, numbers, tags, answers, text) on a named task or on your own rows."""
-    from steadytune.cli.train import run_training
+    from steadytune.cli.verbs.train import run_training
 
     run_training(values)
 
@@ -194,7 +160,7 @@ def train(values: TrainOptions) -> None:
 @_verb(TRAINING, "steadytune compare --task movie-reviews --train-size 500 --methods none,smart --seeds 6", "compare")
 def compare(values: TrainOptions) -> None:
     """Compare methods with tuned plain training over seeds: what holds, what it costs, and a report."""
-    from steadytune.cli.compare import run_comparison
+    from steadytune.cli.verbs.compare import run_comparison
 
     run_comparison(values)
 
@@ -202,7 +168,7 @@ def compare(values: TrainOptions) -> None:
 @_verb(TRAINING, "steadytune multitask --tasks rte,mrpc,sst2 --methods smart --fine-tune", "multitask")
 def multitask(values: TrainOptions) -> None:
     """Train one encoder on several tasks, a head for each (MT-DNN), then, if asked for, fine-tune for each task."""
-    from steadytune.cli.multitask import run_multi_task
+    from steadytune.cli.verbs.multitask import run_multi_task
 
     run_multi_task(values)
 
@@ -210,7 +176,7 @@ def multitask(values: TrainOptions) -> None:
 @_verb(TRAINING, "steadytune hybrid --model bert-base-uncased --methods smart", "hybrid")
 def hybrid(values: TrainOptions) -> None:
     """Train the hybrid network on WNLI: which noun does the pronoun stand for? (masked language models only)."""
-    from steadytune.cli.hybrid import run_hybrid
+    from steadytune.cli.verbs.hybrid import run_hybrid
 
     run_hybrid(values)
 
@@ -224,7 +190,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write a comparison's report: one HTML page, Markdown, CSV, JSON and a model card."""
-    from steadytune.cli.report import write_report
+    from steadytune.cli.verbs.report import write_report
 
     write_report(runs, output_dir, quiet=quiet)
 
@@ -271,7 +237,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a trained model: robustness, calibration, smoothness, agreement with people, distance moved."""
-    from steadytune.cli.evaluate import run_evaluation
+    from steadytune.cli.verbs.evaluate import run_evaluation
 
     given = {
         "only": only,
@@ -322,7 +288,7 @@ def perturb(
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint with NoisyTune's noise, from disk to disk, in little memory."""
-    from steadytune.cli.perturb import run_perturbation
+    from steadytune.cli.verbs.perturb import run_perturbation
 
     given = {
         "intensity": intensity,
@@ -348,7 +314,7 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods with role, paper and cost; with names, their settings and ranges."""
-    from steadytune.cli.describe import show_methods
+    from steadytune.cli.verbs.describe import show_methods
 
     show_methods(names or [])
 
@@ -369,7 +335,7 @@ def explain(
     memory: Annotated[str, typer.Option(metavar="full|low", help="'low': with one graph at a time.")] = "full",
 ) -> None:
     """Say what methods do to a step: passes, memory, what they touch, what conflicts."""
-    from steadytune.cli.describe import show_explanation
+    from steadytune.cli.verbs.describe import show_explanation
 
     show_explanation(names, model, set_ or [], seed, tensors=tensors, memory=memory)
 
@@ -383,7 +349,7 @@ def tasks(
     data_dir: DataDir = None,
 ) -> None:
     """List the named tasks, or show some."""
-    from steadytune.cli.describe import show_tasks
+    from steadytune.cli.verbs.describe import show_tasks
 
     show_tasks(names or [], data_dir)
 
@@ -391,6 +357,6 @@ def tasks(
 @_verb(LOOKING, "steadytune doctor")
 def doctor() -> None:
     """Check this machine: versions, devices, the embedded demo, the Hub."""
-    from steadytune.cli.doctor import show_doctor
+    from steadytune.cli.verbs.doctor import show_doctor
 
     show_doctor()

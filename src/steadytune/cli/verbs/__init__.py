@@ -1,0 +1,1 @@
+"""The verbs' work, one file each."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from steadytune.names import HOME
 from steadytune.version import __version__
 
 if TYPE_CHECKING:
@@ -53,56 +54,13 @@ if TYPE_CHECKING:
     from steadytune.report.report import report as report
 
 
-_HOME = {
-    "SteadytuneError": "steadytune.errors:SteadytuneError",
-    "Explanation": "steadytune.core.stack.explain:Explanation",
-    "Stack": "steadytune.core.stack.stack:Stack",
-    "SteadyMixin": "steadytune.integrations.transformers.trainer:SteadyMixin",
-    "SteadyTrainer": "steadytune.integrations.transformers.trainer:SteadyTrainer",
-    "alum": "steadytune.methods.alum:Alum",
-    "asam": "steadytune.methods.presets:asam",
-    "bregman": "steadytune.methods.bregman:Bregman",
-    "compare": "steadytune.notebook:compare",
-    "child_tuning": "steadytune.methods.child_tuning:ChildTuning",
-    "ema": "steadytune.methods.presets:ema",
-    "freeat": "steadytune.methods.freeat:FreeAT",
-    "freelb": "steadytune.methods.freelb:FreeLB",
-    "freeze": "steadytune.methods.freeze:Freeze",
-    "gradual_unfreezing": "steadytune.methods.gradual_unfreezing:GradualUnfreezing",
-    "l2_sp": "steadytune.methods.l2_sp:L2SP",
-    "layerwise_decay": "steadytune.methods.layerwise_decay:LayerwiseDecay",
-    "mean_teacher": "steadytune.methods.presets:mean_teacher",
-    "mixout": "steadytune.methods.mixout:Mixout",
-    "neftune": "steadytune.methods.neftune:NEFTune",
-    "noisytune": "steadytune.methods.noisytune:NoisyTune",
-    "perturb_checkpoint": "steadytune.models.checkpoint.perturb:perturb_checkpoint",
-    "perturb_weights": "steadytune.methods.noisytune:perturb_weights",
-    "pgd": "steadytune.methods.pgd:PGD",
-    "r3f": "steadytune.methods.r3f:R3F",
-    "r4f": "steadytune.methods.presets:r4f",
-    "r_drop": "steadytune.methods.r_drop:RDrop",
-    "radam": "steadytune.methods.radam:RAdam",
-    "recadam": "steadytune.methods.recadam:RecAdam",
-    "reinit": "steadytune.methods.reinit:Reinit",
-    "report": "steadytune.report.report:report",
-    "sam": "steadytune.methods.sam:SAM",
-    "slanted_triangular": "steadytune.methods.slanted_triangular:SlantedTriangular",
-    "smart": "steadytune.methods.presets:smart",
-    "smoothness": "steadytune.methods.smoothness:Smoothness",
-    "spectral_norm": "steadytune.methods.spectral_norm:SpectralNorm",
-    "swa": "steadytune.methods.presets:swa",
-    "vat": "steadytune.methods.vat:VirtualAdversarialTraining",
-    "weight_averaging": "steadytune.methods.weight_averaging:WeightAveraging",
-    "wise_ft": "steadytune.methods.wise_ft:WiseFT",
-}
-
-__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *sorted(HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in HOME:
         raise AttributeError(f"module 'steadytune' has no attribute {name!r}")
-    module, attribute = _HOME[name].split(":")
+    module, attribute = HOME[name].split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

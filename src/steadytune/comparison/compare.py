@@ -134,7 +134,7 @@ class Work:
         self._tune(tuning, len(expected))
         final = self.final_runs()
         for record in self.make(final, earlier=len(tuning) + self.trials):
-            self._prune(record, [plan for _, _, plan in final])
+            self.prune(record, [plan for _, _, plan in final])
             self._write(final)
         found = self._write(final, at_once=True)
         for note in differences(run for cell in found.cells for run in (*cell.tuning, *cell.runs)):
@@ -183,7 +183,7 @@ class Work:
             cell, candidate, _ = of[record.key]
             self.tuned[cell].append(record)
             same = [plan for c, k, plan in tuning if c is cell and k is candidate]
-            self._prune(record, same)
+            self.prune(record, same)
         for cell in self.cells:
             order = {plan.key: n for n, (_, _, plan) in enumerate(tuning)}
             self.tuned[cell].sort(key=lambda record: order[record.key])
@@ -300,7 +300,7 @@ class Work:
         chosen = {label: rate for (of, label), (_, rate) in self.chosen.items() if of is cell}
         return leader(cell, self.known.values(), chosen)
 
-    def _prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
+    def prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
         """Delete models that are not the best on validation data of those they compete with."""
         keep = self.settings.keep_models
         if keep == "all":

@@ -11,22 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import steadytune
 from steadytune.comparison.candidates import identify
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.digest import LENGTH
+from steadytune.version import __version__
 
 #: Whose code takes part in a run; reports and statistics may change without making runs old.
-PARTS = (
-    *("core", "methods", "hosts", "tasks"),
-    *(
-        f"experiments/{name}.py"
-        for name in (
-            *("run", "run_trainer", "resumable", "data", "models", "encoding", "encoders", "sampling"),
-            *("scoring", "answer_spans", "transfer", "head_of_checkpoint"),
-        )
-    ),
-)
+PARTS = ("core", "methods", "integrations", "tasks", "heads", "models", "training")
 PACKAGES = ("torch", "transformers")
 
 #: Of a run's settings, those that say where it is kept and how it reports.
@@ -36,8 +27,8 @@ NOT_DETERMINING = frozenset({"output_dir", "logging_steps", "save_steps", "save_
 @functools.cache
 def code_digest() -> str:
     """Of this version of steadytune, with the versions of the packages that do the arithmetic."""
-    digest = hashlib.sha256(steadytune.__version__.encode())
-    root = Path(steadytune.__file__).parent
+    digest = hashlib.sha256(__version__.encode())
+    root = Path(__file__).parents[1]
     for part in PARTS:
         path = root / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from steadytune.comparison.kept_models import kept_models
 from steadytune.errors import SettingsError, SteadytuneError
 from steadytune.settings.evaluate import MEASURES, NAMES, EvaluateOptions
 from steadytune.settings.resolve import resolve_settings
@@ -35,8 +34,6 @@ def check_run(path: str | Path, *, trust_remote_code: bool = False) -> TrainSett
     if not folder.path.is_dir():
         raise SettingsError(f"{path}: there is no such folder; give the folder of a run of `steadytune train`.")
     if not folder.config.is_file():
-        if hint := kept_models(folder.path):
-            raise SettingsError(f"{path}: holds no run but a comparison{hint}")
         raise SettingsError(f"{path}: holds no run (no config.yaml); give the folder of a run of `steadytune train`.")
     try:
         settings = resolve_settings({"trust_remote_code": trust_remote_code}, folder.config)

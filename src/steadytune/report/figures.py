@@ -7,7 +7,7 @@ from functools import partial
 
 from markupsafe import Markup
 
-from steadytune.report import plots as plots
+from steadytune.report import plots
 from steadytune.report.curves import CurveView, size_curves, sweep_curves, training_curves
 from steadytune.report.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
 from steadytune.report.measured import calibration_curves, robustness_curves

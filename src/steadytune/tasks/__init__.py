@@ -3,7 +3,6 @@
 Importing this package imports neither torch, transformers, datasets nor pyarrow; loading rows does.
 """
 
-from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.tasks.files.load import load_files
 from steadytune.tasks.named.demo import minilm_folder
 from steadytune.tasks.named.evaluation_sets import EvaluationSet, EvaluationSets, load_evaluation_sets
@@ -19,7 +18,6 @@ __all__ = [
     "Task",
     "TaskData",
     "TrainSize",
-    "compute_metrics",
     "load_evaluation_sets",
     "load_files",
     "load_task",

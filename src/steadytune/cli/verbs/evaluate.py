@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from steadytune.comparison.kept_models import kept_models
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run, is_run
 from steadytune.settings.evaluate import EvaluateOptions
@@ -33,6 +34,7 @@ def run_evaluation(
             values[name] = _numbers(f"--{name}", values[name])
     options = EvaluateOptions(**values)
     if is_run(run) or not options.retrieval_alone:
+        _refuse_comparison(run)
         check_run(run)
 
     from steadytune.cli.views.evaluate import tables
@@ -63,6 +65,13 @@ def run_evaluation(
         console.print(table)
     if output or is_run(run):
         tell(f"Kept in {file}")
+
+
+def _refuse_comparison(run: Path) -> None:
+    """Name the runs of a comparison that can be evaluated, where its folder is given in place of one of them."""
+    folder = run.expanduser()
+    if folder.is_dir() and not is_run(run) and (hint := kept_models(folder)):
+        raise SettingsError(f"{run}: holds no run but a comparison{hint}")
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from steadytune.comparison.candidates import Candidate
-from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.cells import CellPlan, Run
+from steadytune.comparison.engines.engine import Engine
+from steadytune.comparison.forecast import Forecast
 from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.plan import Plan
 from steadytune.comparison.records import RunRecord
 from steadytune.comparison.search.search import Outcome, Proposal, Search, run_search
 from steadytune.comparison.search.space import SearchSettings, Space, parse_search, search_space
 from steadytune.errors import SettingsError, did_you_mean
-
-if TYPE_CHECKING:
-    from steadytune.comparison.cells import Run
-    from steadytune.comparison.compare import Work
+from steadytune.settings.compare import CompareSettings
 
 
-def search_candidates(work: Work) -> None:
+class Searched(Protocol):
+    """What a search needs of the comparison that it is part of.
+
+    Attributes:
+        settings: of the comparison.
+        compared: whose settings are searched.
+        cells: in each of which they are.
+        engine: makes the runs.
+        forecast: learns how long runs take.
+        tuned: the records of all trials, for each cell.
+        chosen: what the search has found, for each cell and candidate.
+        trials: trials of all searches together.
+        tried: those that ended before this start.
+    """
+
+    settings: CompareSettings
+    compared: Sequence[Candidate]
+    cells: Sequence[CellPlan]
+    engine: Engine
+    forecast: Forecast
+    tuned: dict[CellPlan, list[RunRecord]]
+    chosen: dict[tuple[CellPlan, str], tuple[Candidate, float]]
+    trials: int
+    tried: int
+
+    def make(self, runs: Sequence[Run], *, earlier: int = 0, later: int = 0) -> Iterator[RunRecord]:
+        """Make runs."""
+        ...
+
+    def prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
+        """Delete the models that are not the best of those they compete with."""
+        ...
+
+
+def search_candidates(work: Searched) -> None:
     """Search the settings of every candidate in every cell, by the validation split alone.
 
     Raises:
@@ -29,7 +63,7 @@ def search_candidates(work: Work) -> None:
         work.chosen[trials.cell, trials.candidate.label] = chosen or _as_asked(trials)
 
 
-def look_at_trials(work: Work) -> None:
+def look_at_trials(work: Searched) -> None:
     """Count the trials, learn how long those took that ended before, and choose where a search has ended.
 
     Raises:
@@ -50,7 +84,7 @@ def _as_asked(trials: _Trials) -> tuple[Candidate, float]:
     return trials.candidate, trials.work.settings.learning_rates[0]
 
 
-def _all_trials(work: Work) -> list[_Trials]:
+def _all_trials(work: Searched) -> list[_Trials]:
     asked = parse_search(work.settings.search)
     _refuse_unused(asked, work.compared)
     spaces = {candidate.label: _space(work, candidate, asked) for candidate in work.compared}
@@ -66,7 +100,7 @@ def _refuse_unused(asked: SearchSettings, compared: Sequence[Candidate]) -> None
             raise SettingsError(f"--search {key}: no candidate has it ({in_use}).{did_you_mean(method, names)}")
 
 
-def _space(work: Work, candidate: Candidate, asked: SearchSettings) -> Space:
+def _space(work: Searched, candidate: Candidate, asked: SearchSettings) -> Space:
     fixed = work.cells[0].plan(candidate, work.settings.learning_rates[0], 0, evaluate_test=False).settings
     return search_space(candidate.names, fixed.method_settings(), work.settings.learning_rates, asked.ranges)
 
@@ -74,7 +108,7 @@ def _space(work: Work, candidate: Candidate, asked: SearchSettings) -> Space:
 class _Trials:
     """The search for one candidate in one cell, all with the first seed."""
 
-    def __init__(self, work: Work, cell: CellPlan, candidate: Candidate, space: Space, asked: int) -> None:
+    def __init__(self, work: Searched, cell: CellPlan, candidate: Candidate, space: Space, asked: int) -> None:
         self.work, self.cell, self.candidate, self.space, self.asked = work, cell, candidate, space, asked
         self.tried: dict[str, Run] = {}
         self.records: dict[str, RunRecord] = {}
@@ -129,7 +163,7 @@ class _Trials:
             of.setdefault(run[2].key, []).append(proposal)
         for record in self.work.make([self.tried[key] for key in of]):
             self.records[record.key] = record
-            self.work._prune(record, [plan for _, _, plan in self.tried.values()])
+            self.work.prune(record, [plan for _, _, plan in self.tried.values()])
             found = self.cell.validation(record)
             sign = 1 if self.cell.greater_is_better else -1
             for proposal in of[record.key]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import steadytune
 from steadytune.core.authoring.cost import PLAIN_STEP, Cost
 from steadytune.core.authoring.method import LossMethod, Method, StepMethod
 from steadytune.errors import MethodError, did_you_mean
+from steadytune.names import HOME
 
 MethodOrMethods = Method | Iterable[Method]
 
@@ -33,7 +33,7 @@ def flatten(methods: MethodOrMethods | Iterable[MethodOrMethods]) -> Iterator[Me
 def _no_method(entry: Any) -> str:
     """What was given in place of a method, and what to write."""
     if isinstance(entry, str):
-        known = [name for name, home in steadytune._HOME.items() if home.startswith("steadytune.methods.")]
+        known = [name for name, home in HOME.items() if home.startswith("steadytune.methods.")]
         if entry.partition(".")[0] in known:
             return f"{entry!r} is a name, not a method: write {entry}(), not {entry!r}."
         return f"There is no method {entry!r}.{did_you_mean(entry, known)} Methods are called, not named: smart()."

@@ -24,7 +24,7 @@ test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long tests
 
 test-cluster: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/test_ray.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/comparison/test_ray.py
 
 # On a machine with a CUDA GPU; the figures go to benchmarks/results/gpu-<name>.json.
 test-gpu: $(STAMP)
@@ -45,11 +45,11 @@ bench-gpu: $(STAMP)
 OLDEST ?= .venv-oldest
 TORCH_INDEX ?=
 # What depends on torch and Transformers.
-OLDEST_TESTS ?= tests/test_contract.py tests/test_compose.py tests/test_trainer.py tests/test_invariants.py \
-	tests/test_smart_parity.py tests/test_noisytune.py tests/test_parity_loss_and_step.py \
-	tests/test_parity_optimizer_and_model.py tests/test_loop_mistakes.py tests/test_faults_of_others.py \
-	tests/test_devices.py tests/test_compile.py tests/test_low_memory.py tests/test_shared_lookup.py \
-	tests/test_arguments.py tests/test_does_it_act.py
+OLDEST_TESTS ?= tests/testing/test_contract.py tests/core/test_compose.py tests/integrations/test_trainer.py tests/core/test_invariants.py \
+	tests/methods/parity/test_smart_parity.py tests/methods/test_noisytune.py tests/methods/parity/test_parity_loss_and_step.py \
+	tests/methods/parity/test_parity_optimizer_and_model.py tests/core/test_loop_mistakes.py tests/methods/test_faults_of_others.py \
+	tests/core/test_devices.py tests/core/test_compile.py tests/core/test_low_memory.py tests/core/test_shared_lookup.py \
+	tests/core/test_arguments.py tests/core/test_does_it_act.py
 
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -p no:cacheprovider \
@@ -78,24 +78,24 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/test_site.py
+	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/docs/test_site.py
 
 # Spoiled data files, configurations, command lines and folders: 10,000 cases take half an hour. A seed is repeatable.
 CASES ?= 10000
 SEED ?= 0
 
 fuzz: $(STAMP)
-	$(BIN)/python tests/faults/fuzz.py --cases $(CASES) --seed $(SEED) --output benchmarks/results/fuzz.json
+	$(BIN)/python tests/robustness/fuzz.py --cases $(CASES) --seed $(SEED) --output benchmarks/results/fuzz.json
 
 # 10,000 runs in a report, 1,000,000 rows, 100 rounds of `compare` (half an hour); benchmarks/results/scale.json.
 scale: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/scale.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/robustness/scale.py
 
 # Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
 KILLS ?= 1000
 
 torture: $(STAMP)
-	$(BIN)/python tests/faults/torture.py --kills $(KILLS) --seed $(SEED) \
+	$(BIN)/python tests/robustness/torture.py --kills $(KILLS) --seed $(SEED) \
 		--output benchmarks/results/torture_kills.json
 
 # Tries every method on every head of every model family, and writes docs/families.md (two minutes).
@@ -107,7 +107,7 @@ dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
-	$(BIN)/python tests/outside.py dist
+	$(BIN)/python tests/helpers/outside.py dist
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist site

@@ -13,8 +13,8 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from torch import Tensor
 
 from steadytune.core.authoring.step import Step

@@ -9,8 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import ranks
 import torch
+from helpers import ranks
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -33,12 +33,12 @@ test-gpu: $(STAMP)
 # What it costs, beside its targets: ten minutes on a machine that does nothing else. Parts: make bench BENCH="--only step"
 BENCH ?=
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks $(BENCH); status=$$?; $(BIN)/python docs/generate.py && exit $$status
+	$(BIN)/python -m benchmarks $(BENCH); status=$$?; $(BIN)/python tools/docs/generate.py && exit $$status
 
 # The same on a machine with a CUDA GPU; the figures go to benchmarks/results/speed_<name>.json.
 bench-gpu: $(STAMP)
 	$(BIN)/python -m benchmarks --device cuda --precision bf16 --models bert-base,roberta-large $(BENCH); status=$$?; \
-		$(BIN)/python docs/generate.py && exit $$status
+		$(BIN)/python tools/docs/generate.py && exit $$status
 
 # The oldest supported versions, in an environment of their own. PyPI's torch 2.6 for Linux brings CUDA (3 GB); where
 # download.pytorch.org can be reached: make test-oldest TORCH_INDEX="--index-url https://download.pytorch.org/whl/cpu"
@@ -76,7 +76,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python tools/docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -q -p no:cacheprovider -m site tests/docs/test_site.py
 
@@ -91,16 +91,16 @@ fuzz: $(STAMP)
 scale: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/robustness/scale.py
 
-# Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/faults.md).
+# Kills trainings and comparisons as often as asked, starts them again and compares what they end with (docs/guides/faults.md).
 KILLS ?= 1000
 
 torture: $(STAMP)
 	$(BIN)/python tests/robustness/torture.py --kills $(KILLS) --seed $(SEED) \
 		--output benchmarks/results/torture_kills.json
 
-# Tries every method on every head of every model family, and writes docs/families.md (two minutes).
+# Tries every method on every head of every model family, and writes docs/methods/families.md (two minutes).
 families: $(STAMP)
-	$(BIN)/python docs/generate.py --families
+	$(BIN)/python tools/docs/generate.py --families
 
 # Wheel and source archive, checked, installed outside the repository and run there.
 dist: $(STAMP)

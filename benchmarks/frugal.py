@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="use the first so many")
-    parser.add_argument("--page", type=Path, help="page with the marks of the table, such as docs/frugal.md")
+    parser.add_argument("--page", type=Path, help="page with the marks of the table, such as docs/methods/frugal.md")
     parser.add_argument("--summarize", action="store_true", help="run nothing")
     given = parser.parse_args()
     logging.set_verbosity_error()

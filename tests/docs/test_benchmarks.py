@@ -21,7 +21,7 @@ from benchmarks.parts import Found, perturb
 from benchmarks.setting import Setting
 from steadytune.cli import main as steadytune
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "tools" / "docs"
 SETTING = Setting(torch.device("cpu"), torch.float32, ("tiny",), threads=1, quick=True, tiny=True)
 #: Each runs here; `perturb` has a test of its own, and `start` only starts processes.
 PARTS = ("step", "empty", "noisytune", "length", "methods")

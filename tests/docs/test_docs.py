@@ -22,7 +22,11 @@ from steadytune.settings.resolve import resolve_settings
 from steadytune.tasks.named.demo import minilm_folder
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if not p.is_symlink() and p.parent.name != "api"),
+]
 PAGES += sorted((ROOT / "src" / "steadytune" / "methods").glob("*.md"))
 README = PAGES[0].read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -188,7 +192,7 @@ def test_a_card_has_its_sections_and_is_in_the_docs(name):
 
 
 def test_generated_pages_are_up_to_date(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))
     generate = importlib.import_module("generate")
     for path, text in generate.generated().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make docs`"
@@ -196,7 +200,7 @@ def test_generated_pages_are_up_to_date(monkeypatch):
 
 def test_the_evidence_is_that_of_the_report(monkeypatch):
     """The table is computed from the scores alone, and says what the kept report of the same runs says."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))
     results = ROOT / "benchmarks" / "results"
     lines = importlib.import_module("evidence").evidence_table(results)
     report = (results / "movie_reviews_64.md").read_text(encoding="utf-8")
@@ -214,7 +218,7 @@ def test_the_example_in_the_docs_is_the_example():
         tree = ast.parse(text)
         return next(ast.dump(node) for node in tree.body if isinstance(node, ast.ClassDef))
 
-    blocks_there = BLOCK.findall((ROOT / "docs" / "own-method.md").read_text(encoding="utf-8"))
+    blocks_there = BLOCK.findall((ROOT / "docs" / "guides" / "own-method.md").read_text(encoding="utf-8"))
     assert code(blocks_there[0][1]) == code((ROOT / "examples" / "own_method.py").read_text(encoding="utf-8"))
 
 
@@ -232,14 +236,14 @@ def defined(path: Path) -> set[str]:
 
 
 def test_every_function_that_the_papers_are_mapped_to_exists():
-    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "concepts" / "algorithms.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+/\w+\.py)` `([\w.]+)`", text)
     assert len(named) > 40
     assert not [f"{file} {name}" for file, name in named if name not in defined(SOURCE / file)]
 
 
 def test_every_fault_of_others_names_its_test():
-    text = (ROOT / "docs" / "faults-of-others.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "concepts" / "faults-of-others.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
     there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     for path in (ROOT / "tests").rglob("test_*.py"):
@@ -264,7 +268,7 @@ def texts_of_the_source() -> list[str]:
 
 
 def test_every_message_in_the_troubleshooting_exists():
-    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "start" / "troubleshooting.md").read_text(encoding="utf-8")
     messages = [title.strip("`") for title in re.findall(r"^#### (.+)$", page, re.MULTILINE)]
     assert len(messages) > 40
     texts = texts_of_the_source()
@@ -283,7 +287,7 @@ def test_the_citation_is_complete():
 
 
 def test_the_map_names_every_folder(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))
     mapped = importlib.import_module("code_map")
     folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert set(mapped.FOLDERS) == folders

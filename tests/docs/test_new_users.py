@@ -1,4 +1,4 @@
-"""What new users met on their first walks (docs/walks.md), so that it stays mended."""
+"""What new users met on their first walks (docs/project/walks.md), so that it stays mended."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_resume_is_bit_exact(done: int, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def in_mid_epoch(folder: Path, *, resume: bool = False, restore: bool = True) -> dict[str, torch.Tensor]:
-    """Two shuffled epochs of two updates in the way of docs/hosts.md; saved in the midst of the first."""
+    """Two shuffled epochs of two updates in the way of docs/guides/hosts.md; saved in the midst of the first."""
     set_seed(1)
     shuffled = DataLoaderConfiguration(use_seedable_sampler=True)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, dataloader_config=shuffled)

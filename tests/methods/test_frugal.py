@@ -321,9 +321,9 @@ def test_other_terms_see_the_whole_batch_after_a_part(draws: dict[str, Any]) -> 
 def test_the_table_of_the_page_is_that_of_the_results() -> None:
     root = Path(__file__).parents[2]
     content = json.loads((root / "benchmarks" / "results" / "frugal.json").read_text(encoding="utf-8"))
-    page = (root / "docs" / "frugal.md").read_text(encoding="utf-8")
+    page = (root / "docs" / "methods" / "frugal.md").read_text(encoding="utf-8")
     for line in frugal.table(content):
-        assert line in page, "run benchmarks/frugal.py with --summarize --page docs/frugal.md"
+        assert line in page, "run benchmarks/frugal.py with --summarize --page docs/methods/frugal.md"
 
 
 def test_the_share_of_a_gain_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Every method on every head of every family, as docs/families.md prints it."""
+"""Every method on every head of every family, as docs/methods/families.md prints it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_every_method_trains_or_says_why_not(pair):
 
 @pytest.mark.long
 def test_the_page_of_the_families_is_up_to_date(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))  # as for a script that lies there
+    monkeypatch.syspath_prepend(str(ROOT / "tools" / "docs"))  # as for a script that lies there
     missing = [pair for pair in pairs() if pair not in FOUND]
     FOUND.update({pair: refusals(*pair) for pair in missing})
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "tools" / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.FAMILIES_PAGE.read_text(encoding="utf-8") == generate.families_page(FOUND), "run `make families`"

@@ -70,7 +70,7 @@ class _Smart:
         """Both halves at a part of the price: R_s on an eighth of the examples, D_Breg in an eighth of the updates.
 
         Both are drawn at random and weighed so that the expectation is the whole term: 1.25 times the arithmetic of a
-        plain step in place of 3. ``docs/frugal.md`` has the measured price and what is left of the gain.
+        plain step in place of 3. ``docs/methods/frugal.md`` has the measured price and what is left of the gain.
 
         Args:
             weight: lambda_s, of the whole regularizer.
@@ -93,8 +93,8 @@ class _Smart:
         """What measured best of SMART's parts: R_s with fresh dropout masks, without the Bregman term.
 
         On 128 rows of SST-2 with minilm, ten seeds, R_s was level with tuned plain training, and the Bregman term cost
-        0.02 of accuracy, alone and on top of it (``docs/which-method.md``). One model, one task and 40 updates: for
-        thousands of updates try ``smart()`` as well.
+        0.02 of accuracy, alone and on top of it (``docs/start/which-method.md``). One model, one task and 40 updates:
+        for thousands of updates try ``smart()`` as well.
 
         Args:
             weight: lambda_s.

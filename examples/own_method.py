@@ -28,7 +28,7 @@ class OwnMethod(LossMethod):
 
     name: ClassVar[str] = "own_method"
     paper: ClassVar[str] = "an example"
-    felt: ClassVar[Mapping[str, Any]] = {"radius": 0.05}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"radius": 0.05}
 
     radius: float = hyperparameter(1e-3, "standard deviation of the move", low=0, high=10, low_open=True)
 

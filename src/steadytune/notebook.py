@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steadytune.comparison.compare import compare as run_comparison
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 from steadytune.comparison.remote import open_remote
 from steadytune.report.report import Report, report
@@ -65,14 +65,14 @@ class Bars:
             self._whole = _tqdm()(total=runs, initial=runs - missing, desc="runs", unit="run")
             self._tell("" if seconds is None else f"about {duration(seconds)}")
 
-    def run_started(self, plan: Plan) -> None:
+    def run_started(self, plan: RunPlan) -> None:
         """Show the bar of a run's updates."""
         if self._whole is not None and self._updates is None:
             self._shown = plan.key
             label = plain_text(f"{plan.candidate}, seed {plan.settings.seed}")
             self._updates = _tqdm()(desc=label, unit="update", leave=False)
 
-    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """Move the bar of the updates."""
         if self._updates is not None and plan.key == self._shown:
             self._updates.total = total

@@ -29,11 +29,11 @@ from steadytune.comparison.candidates import candidates
 from steadytune.comparison.compare import compare
 from steadytune.comparison.dry_run import plan_comparison
 from steadytune.comparison.engines import execute as engine
-from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import execute
 from steadytune.comparison.engines.local import LocalEngine
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import Cell, Comparison, RunRecord, read_comparison, read_record
 from steadytune.comparison.reporter import SilentComparison
 from steadytune.errors import DivergedError, MethodError, SettingsError
@@ -105,9 +105,9 @@ class InProcess:
     """An engine that makes the runs here, one after the other, and remembers what it made."""
 
     def __init__(self) -> None:
-        self.made: list[Plan] = []
+        self.made: list[RunPlan] = []
 
-    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
+    def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         for plan in plans:
             if kept_record(plan) is None and plan.key != "probe":
                 self.made.append(plan)
@@ -593,7 +593,7 @@ class Killer(SilentComparison):
     def __init__(self, candidate: str) -> None:
         self.candidate, self.killed = candidate, 0
 
-    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         if plan.candidate == self.candidate and not self.killed:
             [worker] = [
                 p for p in psutil.Process().children() if "steadytune.comparison.engines.local_worker" in p.cmdline()
@@ -796,10 +796,10 @@ def test_a_run_is_made_once_even_if_several_want_it(settings) -> None:
     engines = [LocalEngine(Path("out")), LocalEngine(Path("out"))]
 
     class Unseen:
-        def started(self, plan: Plan) -> None: ...
-        def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None: ...
-        def note(self, plan: Plan, text: str) -> None: ...
-        def warning(self, plan: Plan, kind: str, text: str) -> None: ...
+        def started(self, plan: RunPlan) -> None: ...
+        def step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None: ...
+        def note(self, plan: RunPlan, text: str) -> None: ...
+        def warning(self, plan: RunPlan, kind: str, text: str) -> None: ...
 
     try:
         runs = [engine.run([plan], Unseen()) for engine in engines]
@@ -818,7 +818,7 @@ def test_a_plan_survives_the_way_to_another_process(settings) -> None:
     given = settings(methods="smart", set={"smart.weight": 3})
     [cell] = cells_file.plan_cells(given)
     plan = cell.plan(candidates(given)[1], 1e-3, 7, evaluate_test=False)
-    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    assert RunPlan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
     assert isinstance(plan.settings, TrainSettings)
     assert replace(plan, evaluate_test=True) != plan
     assert execute(plan).candidate == "smart"

@@ -26,9 +26,9 @@ from steadytune.comparison.engines import ray as engine_ray
 from steadytune.comparison.engines.execute import execute
 from steadytune.comparison.engines.ray import RayEngine
 from steadytune.comparison.engines.ray_task import packed, unpack
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, read_comparison, read_record
-from steadytune.comparison.reporter import Unwatched
+from steadytune.comparison.reporter import SilentListener
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
 
@@ -70,44 +70,44 @@ def settings(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
     return make
 
 
-def plans(settings: CompareSettings) -> list[Plan]:
+def plans(settings: CompareSettings) -> list[RunPlan]:
     (cell,) = plan_cells(settings)
     seeds, rate = settings.all_seeds, settings.learning_rates[0]
     return [cell.plan(c, rate, seed, evaluate_test=True) for seed in seeds for c in candidates(settings)]
 
 
-def with_more_steps(plan: Plan) -> Plan:
+def with_more_steps(plan: RunPlan) -> RunPlan:
     """The same run under another key, as it would be with another number of updates."""
     settings = plan.settings.model_copy(update={"max_steps": LONG, "save_steps": 50, "logging_steps": 50})
     return dataclasses.replace(plan, settings=settings)
 
 
-def elsewhere(plan: Plan) -> Plan:
+def elsewhere(plan: RunPlan) -> RunPlan:
     """The same run in another folder."""
     changed = plan.settings.model_copy(update={"output_dir": f"here/runs/{plan.key}"})
     return dataclasses.replace(plan, settings=changed)
 
 
-class Watched(Unwatched):
+class Watched(SilentListener):
     """Remembers what runs tell, and calls back on steps."""
 
-    def __init__(self, on_step: Callable[[Plan, int], None] = lambda plan, done: None) -> None:
+    def __init__(self, on_step: Callable[[RunPlan, int], None] = lambda plan, done: None) -> None:
         self.on_step = on_step
         self.begun: list[str] = []
         self.notes: list[str] = []
         self.steps: dict[str, list[int]] = {}
 
-    def started(self, plan: Plan) -> None:
+    def started(self, plan: RunPlan) -> None:
         self.begun.append(plan.key)
 
-    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         self.steps.setdefault(plan.key, []).append(done)
         self.on_step(plan, done)
 
-    def note(self, plan: Plan, text: str) -> None:
+    def note(self, plan: RunPlan, text: str) -> None:
         self.notes.append(text)
 
-    def warning(self, plan: Plan, kind: str, text: str) -> None:
+    def warning(self, plan: RunPlan, kind: str, text: str) -> None:
         self.notes.append(text)
 
 
@@ -163,7 +163,7 @@ class TestCluster:
         made = [with_more_steps(plan) for plan in plans(settings())[:3]]
         killed: list[float] = []
 
-        def kill_one(plan: Plan, done: int) -> None:
+        def kill_one(plan: RunPlan, done: int) -> None:
             both = [key for key, steps in watch.steps.items() if steps[-1] < LONG]
             if not killed and len(both) == 2 and min(watch.steps[key][-1] for key in both) > 60:
                 killed.append(time.monotonic())
@@ -196,7 +196,7 @@ class TestCluster:
         doomed, *others = plans(settings())
         doomed = with_more_steps(doomed)
 
-        def kill_worker(plan: Plan, done: int) -> None:
+        def kill_worker(plan: RunPlan, done: int) -> None:
             if plan.key == doomed.key:
                 kill(node, only="make_run")
 
@@ -215,7 +215,7 @@ class TestCluster:
         engine = RayEngine(Path("compared"), cluster.address)
         submit = engine._submit
         monkeypatch.setattr(engine, "_submit", lambda plan, marker: submit(plan, marker.with_name("not-there")))
-        records = list(engine.run(made, Unwatched()))
+        records = list(engine.run(made, SilentListener()))
         engine.close()
         assert [record.status for record in records] == ["finished"] * 2
         for plan in made:
@@ -230,7 +230,7 @@ class TestCluster:
         class EnoughError(Exception):
             pass
 
-        def stop(plan: Plan, done: int) -> None:
+        def stop(plan: RunPlan, done: int) -> None:
             if done > 60:
                 raise EnoughError
 
@@ -249,7 +249,7 @@ class TestCluster:
         plan, *_ = plans(settings())
         other = dataclasses.replace(plan, fingerprint={**plan.fingerprint, "code": "other"})
         engine = RayEngine(Path("compared"), cluster.address)
-        (record,) = engine.run([other], Unwatched())
+        (record,) = engine.run([other], SilentListener())
         engine.close()
         assert record.status == "failed"
         assert "has another version of steadytune" in (record.error or "")
@@ -261,7 +261,7 @@ class TestCluster:
         at_once: list[int] = []
         free: list[float] = []
 
-        def look(plan: Plan, done: int) -> None:
+        def look(plan: RunPlan, done: int) -> None:
             at_once.append(sum(steps[-1] < LONG for steps in watch.steps.values()))
             free.append(ray.available_resources().get("GPU", 0.0))
 
@@ -296,7 +296,7 @@ def test_a_cluster_is_started_here_without_an_address(quiet_ray, settings, monke
     made = plans(settings(seeds=1))
     engine = RayEngine(Path("compared"), workers=2)
     assert engine.workers == 2
-    assert [(record.status, record.error) for record in engine.run(made, Unwatched())] == [("finished", None)] * 2
+    assert [(record.status, record.error) for record in engine.run(made, SilentListener())] == [("finished", None)] * 2
     engine.close()
     assert not ray.is_initialized()
 

@@ -18,10 +18,10 @@ from helpers import tiny_model
 pytest.importorskip("optuna")
 
 from steadytune.comparison.compare import compare
-from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import execute
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 from steadytune.comparison.reporter import SilentComparison
 from steadytune.comparison.search.search import Outcome, Proposal, Search, run_search
@@ -452,11 +452,11 @@ class Here:
     """An engine that makes runs in this process, and remembers them."""
 
     def __init__(self) -> None:
-        self.plans: list[Plan] = []
+        self.plans: list[RunPlan] = []
         self.searched: list[RunRecord] = []
         self.made = self.probes = 0
 
-    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
+    def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         for plan in plans:
             new = kept_record(plan) is None
             record = execute(plan)

@@ -22,7 +22,7 @@ LOSSES = [name for name, m in CLASSES.items() if issubclass(m, LossMethod)]
 
 
 def felt(name: str) -> Method:
-    return CLASSES[name](**CLASSES[name].felt)
+    return CLASSES[name](**CLASSES[name].strong_settings)
 
 
 def refused(first: Method, second: Method) -> bool:

@@ -32,7 +32,7 @@ FELT: dict[str, Any] = {"radius": 0.1, "noise_std": 0.01, "step_size": 0.1}
 
 
 def felt(name: str, **changes: Any) -> Method:
-    return CLASSES[name](**{**CLASSES[name].felt, **changes})
+    return CLASSES[name](**{**CLASSES[name].strong_settings, **changes})
 
 
 def alone() -> dict[str, list[Method]]:

@@ -53,12 +53,12 @@ NEEDS_DROPOUT = ("r_drop",)
 
 
 def subjects() -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """A short name for every method with its felt settings, and with each of its variants."""
+    """A short name for every method with its strong settings, and with each of its variants."""
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for name, method in METHODS.items():
-        found[name] = (name, dict(method.felt))
+        found[name] = (name, dict(method.strong_settings))
         for number, changes in enumerate(method.variants):
-            found[f"{name}-{number}"] = (name, {**method.felt, **changes})
+            found[f"{name}-{number}"] = (name, {**method.strong_settings, **changes})
     return found
 
 

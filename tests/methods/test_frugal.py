@@ -267,7 +267,7 @@ class Curious(LossMethod):
     ask: ClassVar[Any] = None
 
     def term(self, step: Step) -> PerItem:
-        type(self).ask(step.part(torch.tensor([0, 2])))
+        type(self).ask(step.subset(torch.tensor([0, 2])))
         return step.per_item(step.divergence(step.logits(), step.logits()))
 
     def effect(self) -> str:

@@ -21,10 +21,10 @@ from rich.console import Console
 
 from steadytune.cli import main
 from steadytune.cli.views.comparison import show_comparison
-from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.cells import PreparedCell
 from steadytune.comparison.folder import CONFIG
 from steadytune.comparison.leader import leader
-from steadytune.comparison.plan import Place
+from steadytune.comparison.plan import CellKey
 from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
 from steadytune.comparison.statistics.cells import compare_cell
 from steadytune.comparison.statistics.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
@@ -93,15 +93,15 @@ def test_on_a_tie_the_model_of_plain_training_is_the_best():
     assert best is not None
     assert best[1].candidate == "none"
     # The one whose model a comparison keeps; among the rates of one candidate the loss still decides.
-    facts: Any = (None, Place("movie-reviews", "500"), "movie-reviews", "accuracy", ("test",), 500, {}, {}, ())
-    kept = CellPlan(*facts).best(constant_cell().runs)
+    facts: Any = (None, CellKey("movie-reviews", "500"), "movie-reviews", "accuracy", ("test",), 500, {}, {}, ())
+    kept = PreparedCell(*facts).best(constant_cell().runs)
     assert kept is not None
     assert kept.key == best[1].key
     worse, better = (
         replace(best[1], metrics={"after": {"validation": {"accuracy": 0.5, "loss": loss}}}, learning_rate=rate)
         for loss, rate in ((0.7, 1e-4), (0.6, 2e-4))
     )
-    assert CellPlan(*facts).best([worse, better]) == better
+    assert PreparedCell(*facts).best([worse, better]) == better
 
 
 def test_a_method_that_learns_where_others_predict_one_class_is_judged():
@@ -158,9 +158,9 @@ def test_the_interval_that_is_shown_is_the_exact_one_and_has_its_name(seeds):
 
 
 def test_no_candidate_leads_alone_and_each_counts_with_its_best_rate():
-    place = Place("movie-reviews", "500")
+    place = CellKey("movie-reviews", "500")
     facts: Any = (None, place, "movie-reviews", "accuracy", ("test",), 500, {}, {}, ())
-    cell = CellPlan(*facts)
+    cell = PreparedCell(*facts)
 
     def ended(candidate: str, rate: float, score: float, seed: int = 42, **changes: Any) -> RunRecord:
         return comparisons.run(candidate, seed, score, learning_rate=rate, **changes)

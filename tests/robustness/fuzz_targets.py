@@ -73,7 +73,7 @@ def nothing_trains() -> Iterator[None]:
         patch.object(run, "_Run", _Stub),
         patch.object(multi_task, "_first_phase", _stopped),
         patch.object(hybrid, "load_language_model", _stopped),
-        patch.object(compare.Work, "all", _interrupted),
+        patch.object(compare.ComparisonSession, "all", _interrupted),
     ):
         yield
 

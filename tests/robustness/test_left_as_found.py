@@ -45,7 +45,7 @@ def several() -> list[Any]:
 
 @pytest.fixture(params=CLASSES, ids=lambda m: m.name)
 def method(request: pytest.FixtureRequest) -> Callable[[], Method]:
-    return lambda: request.param(**request.param.felt)
+    return lambda: request.param(**request.param.strong_settings)
 
 
 #: One of each kind of machinery; the long form is `make scale`.
@@ -55,7 +55,7 @@ KINDS = ("smoothness", "bregman", "freeat", "sam", "mixout", "neftune", "spectra
 @pytest.mark.parametrize("name", KINDS)
 def test_ctrl_c_at_a_line_or_an_operation(name: str, tmp_path: Path) -> None:
     chosen = REGISTRY[name].build
-    assert interrupted_everywhere(lambda: [chosen(**chosen.felt)], tmp_path, most=TRIED) == []
+    assert interrupted_everywhere(lambda: [chosen(**chosen.strong_settings)], tmp_path, most=TRIED) == []
 
 
 def test_a_close_that_is_interrupted_is_done_again_by_the_next() -> None:

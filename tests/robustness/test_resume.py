@@ -26,7 +26,7 @@ IN_THE_STACK = ("bregman", "weight_averaging", "mixout", "l2_sp", "wise_ft", "no
 
 
 def built(name: str) -> list[Method]:
-    return [Subject(CLASSES[name], CLASSES[name].felt).build()]
+    return [Subject(CLASSES[name], CLASSES[name].strong_settings).build()]
 
 
 def moved() -> nn.Module:

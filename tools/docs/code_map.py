@@ -26,7 +26,7 @@ FOLDERS = {
     "support": "what knows nothing of training: text, files, YAML, the Hub",
 }
 BESIDE = {
-    "tests": "the folders of the source; `methods/parity/references/` has slow transcriptions, `gpu/` what needs a GPU",
+    "tests": "the folders of the source; `methods/parity/references/` has slow transcriptions",
     "docs": "these pages",
     "tools": "scripts for this repository: `docs/generate.py` writes what follows from the code",
     "examples": "one script for each training loop; each runs in a test",

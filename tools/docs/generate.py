@@ -164,7 +164,8 @@ def settings_page() -> str:
         "# Hyper-parameters",
         "",
         "Written by `tools/docs/generate.py` from the methods themselves: a value outside its range is refused with",
-        "this range in the message. What the papers used stands on the cards. On the command line: `--set smart.weight=3`.",
+        "this range in the message. What the papers used stands on the cards. On the command line:",
+        "`--set smart.weight=3`.",
         "",
     ]
     for method in method_classes():

@@ -10,7 +10,7 @@ from typing import Any
 
 from steadytune.comparison.candidates import Candidate
 from steadytune.comparison.fingerprint import code_digest, run_key
-from steadytune.comparison.plan import Place, Plan, places
+from steadytune.comparison.plan import CellKey, RunPlan, places
 from steadytune.comparison.records import RunRecord, read_record
 from steadytune.models.digest import model_digest
 from steadytune.settings.compare import CompareSettings
@@ -25,7 +25,7 @@ CURVE_POINTS = 40
 
 
 @dataclass(frozen=True, eq=False)
-class CellPlan:
+class PreparedCell:
     """One task at one training size, before and while its runs are made.
 
     Attributes:
@@ -41,7 +41,7 @@ class CellPlan:
     """
 
     settings: CompareSettings
-    place: Place
+    place: CellKey
     task: str
     metric: str
     test_splits: tuple[str, ...]
@@ -65,7 +65,7 @@ class CellPlan:
         )
         return math.ceil(per_epoch * s.num_train_epochs * candidate.more_updates)
 
-    def plan(self, candidate: Candidate, learning_rate: float, seed: int, *, evaluate_test: bool) -> Plan:
+    def plan(self, candidate: Candidate, learning_rate: float, seed: int, *, evaluate_test: bool) -> RunPlan:
         """The plan of one run."""
         from steadytune.methods.registry import build_methods
 
@@ -82,7 +82,7 @@ class CellPlan:
         logged = min(
             settings.logging_steps, max(1, self.updates(candidate) // CURVE_POINTS)
         )  # of short runs, a curve too
-        return Plan(
+        return RunPlan(
             key=key,
             candidate=candidate.label,
             settings=settings.model_copy(
@@ -125,7 +125,7 @@ class CellPlan:
         return max(scored, key=order)[1]
 
 
-def plan_cells(settings: CompareSettings) -> list[CellPlan]:
+def plan_cells(settings: CompareSettings) -> list[PreparedCell]:
     """Load each task once, and take down what its runs are determined by.
 
     Raises:
@@ -144,7 +144,7 @@ def plan_cells(settings: CompareSettings) -> list[CellPlan]:
         limit = settings.max_eval_samples
         evaluated = {k: v if limit is None else min(v, limit) for k, v in rows.items() if k != "train"}
         found.append(
-            CellPlan(
+            PreparedCell(
                 settings=settings,
                 place=place,
                 task=place.task or Path(settings.train_file or "data").stem,
@@ -181,4 +181,4 @@ def earlier_runs(folder: Path, wanted: set[str], code: str) -> list[str]:
     return notes
 
 
-Run = tuple[CellPlan, Candidate, Plan]
+Run = tuple[PreparedCell, Candidate, RunPlan]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from steadytune.comparison.candidates import Candidate, candidates
-from steadytune.comparison.cells import CellPlan, Run, earlier_runs, plan_cells
+from steadytune.comparison.cells import PreparedCell, Run, earlier_runs, plan_cells
 from steadytune.comparison.engines.engine import Engine
 from steadytune.comparison.engines.local import LocalEngine
 from steadytune.comparison.environments import differences
@@ -16,10 +16,10 @@ from steadytune.comparison.folder import CONFIG, claim, commit, refuse_foreign
 from steadytune.comparison.forecast import PROBED_UPDATES, Forecast
 from steadytune.comparison.kept_record import is_locked, kept_record
 from steadytune.comparison.leader import leader
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord
 from steadytune.comparison.remote import RemoteFolder, open_remote
-from steadytune.comparison.reporter import CompareReporter, SilentComparison, Unwatched
+from steadytune.comparison.reporter import CompareReporter, SilentComparison, SilentListener
 from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
@@ -68,7 +68,7 @@ def compare(
     claim(settings)
     repeat = command or f"steadytune compare --config {settings.folder / CONFIG}"
     made = engine or make_engine(settings)
-    work = Work(settings, compared, cells, engine=made, reporter=shown, command=repeat, remote=remote)
+    work = ComparisonSession(settings, compared, cells, engine=made, reporter=shown, command=repeat, remote=remote)
     try:
         return work.all()
     finally:
@@ -85,14 +85,14 @@ def make_engine(settings: CompareSettings) -> Engine:
     return LocalEngine(settings.folder, settings.workers)
 
 
-class Work:
+class ComparisonSession:
     """One comparison while it goes on."""
 
     def __init__(
         self,
         settings: CompareSettings,
         compared: Sequence[Candidate],
-        cells: Sequence[CellPlan],
+        cells: Sequence[PreparedCell],
         *,
         engine: Engine,
         reporter: CompareReporter,
@@ -103,8 +103,8 @@ class Work:
         self.engine, self.reporter, self.command, self.remote = engine, reporter, command, remote
         self.forecast = Forecast(getattr(engine, "workers", settings.workers))
         self.known: dict[str, RunRecord] = {}
-        self.tuned: dict[CellPlan, list[RunRecord]] = {cell: [] for cell in cells}
-        self.chosen: dict[tuple[CellPlan, str], tuple[Candidate, float]] = {}
+        self.tuned: dict[PreparedCell, list[RunRecord]] = {cell: [] for cell in cells}
+        self.chosen: dict[tuple[PreparedCell, str], tuple[Candidate, float]] = {}
         #: Trials of all searches together: in all, ended before this start, and passed through `make` by now.
         self.trials, self.tried, self.searched = 0, 0, 0
         self._notes: set[str] = set()
@@ -145,7 +145,7 @@ class Work:
 
     # ------------------------------------------------------------ plans
 
-    def _plan(self, cell: CellPlan, candidate: Candidate, rate: float, seed: int, *, test: bool = True) -> Plan:
+    def _plan(self, cell: PreparedCell, candidate: Candidate, rate: float, seed: int, *, test: bool = True) -> RunPlan:
         return cell.plan(candidate, rate, seed, evaluate_test=test)
 
     def tuning_runs(self) -> list[Run]:
@@ -190,7 +190,7 @@ class Work:
             for candidate in self.compared:
                 self._choose_rate(cell, candidate, [r for r in self.tuned[cell] if r.candidate == candidate.label])
 
-    def _choose_rate(self, cell: CellPlan, candidate: Candidate, tried: Sequence[RunRecord]) -> None:
+    def _choose_rate(self, cell: PreparedCell, candidate: Candidate, tried: Sequence[RunRecord]) -> None:
         best = cell.best(tried)
         rate = best.learning_rate if best is not None else self.settings.learning_rates[0]
         self.chosen[cell, candidate.label] = (candidate, rate)
@@ -236,7 +236,7 @@ class Work:
         total = self.forecast.total(one) if count else 0.0
         return None if total is None else total * count / len(one)
 
-    def _probe(self, cell: CellPlan) -> None:
+    def _probe(self, cell: PreparedCell) -> None:
         """Measure a plain step with a few updates in a folder of its own, for the estimate."""
         folder = self.settings.folder / f"estimate-{this_process()}"
         plain = self._plan(
@@ -245,7 +245,7 @@ class Work:
         short = {"max_steps": PROBED_UPDATES, "max_eval_samples": 16, "output_dir": str(folder / "runs" / "probe")}
         probe = replace(plain, key="probe", settings=plain.settings.model_copy(update=short))
         try:
-            for record in self.engine.run([probe], Unwatched()):
+            for record in self.engine.run([probe], SilentListener()):
                 self.forecast.learn_probe(record)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -276,7 +276,7 @@ class Work:
             self.reporter.run_ended(record, total - later - len(left), total, seconds, self._leader(cell))
             yield record
 
-    def _send(self, plan: Plan) -> None:
+    def _send(self, plan: RunPlan) -> None:
         """Send a run to where results are kept; if that fails it is tried again at the end."""
         if self.remote is None or not (plan.folder / "record.json").is_file():
             return
@@ -286,7 +286,7 @@ class Work:
             self.note(plan, str(error))
 
     @staticmethod
-    def _remove_checkpoints(plan: Plan, record: RunRecord) -> None:
+    def _remove_checkpoints(plan: RunPlan, record: RunRecord) -> None:
         """Remove what is left where the process of a run was killed after it had kept the record."""
         folder = plan.folder / "checkpoints"
         if record.status == "finished" and folder.is_dir() and not is_locked(plan):
@@ -296,11 +296,11 @@ class Work:
         """Keys of the runs of which only the test splits are missing."""
         return {key for key, record in self.known.items() if record.metrics.get("skipped")}
 
-    def _leader(self, cell: CellPlan) -> str:
+    def _leader(self, cell: PreparedCell) -> str:
         chosen = {label: rate for (of, label), (_, rate) in self.chosen.items() if of is cell}
         return leader(cell, self.known.values(), chosen)
 
-    def prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
+    def prune(self, record: RunRecord, among: Sequence[RunPlan]) -> None:
         """Delete models that are not the best on validation data of those they compete with."""
         keep = self.settings.keep_models
         if keep == "all":
@@ -322,22 +322,22 @@ class Work:
 
     # ------------------------------------------------------------ what a run tells
 
-    def started(self, plan: Plan) -> None:
+    def started(self, plan: RunPlan) -> None:
         """A run begins."""
         self.reporter.run_started(plan)
 
-    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """A run moves on."""
         self.reporter.run_step(plan, done, total, loss)
 
-    def note(self, plan: Plan | None, text: str) -> None:
+    def note(self, plan: RunPlan | None, text: str) -> None:
         """A run says something; what many runs say is shown once."""
         del plan
         if text not in self._notes:
             self._notes.add(text)
             self.reporter.note(text)
 
-    def warning(self, plan: Plan, kind: str, text: str) -> None:
+    def warning(self, plan: RunPlan, kind: str, text: str) -> None:
         """A method warns of something; once for each candidate."""
         if (plan.candidate, kind) not in self._warnings:
             self._warnings.add((plan.candidate, kind))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from steadytune.comparison.candidates import Candidate, candidates
-from steadytune.comparison.cells import CellPlan, plan_cells
-from steadytune.comparison.compare import Work
+from steadytune.comparison.cells import PreparedCell, plan_cells
+from steadytune.comparison.compare import ComparisonSession
 from steadytune.comparison.folder import refuse_foreign
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.reporter import SilentComparison
 from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.settings.compare import CompareSettings
@@ -108,7 +108,9 @@ def plan_comparison(settings: CompareSettings) -> ComparisonPlan:
     trials = _trials(settings)
     refuse_foreign(settings.folder)
     nobody: Any = None  # makes no runs
-    work = Work(settings, compared, plan_cells(settings), engine=nobody, reporter=SilentComparison(), command="")
+    work = ComparisonSession(
+        settings, compared, plan_cells(settings), engine=nobody, reporter=SilentComparison(), command=""
+    )
     if not trials:  # to look at the trials of a search would begin its journal
         work.choose_known(work.tuning_runs())
     cells = tuple(
@@ -135,7 +137,7 @@ def _trials(settings: CompareSettings) -> int:
     return parse_search(settings.search).trials
 
 
-def _candidate(work: Work, cell: CellPlan, candidate: Candidate, trials: int) -> PlannedCandidate:
+def _candidate(work: ComparisonSession, cell: PreparedCell, candidate: Candidate, trials: int) -> PlannedCandidate:
     choosing = [plan for of, c, plan in work.tuning_runs() if of is cell and c is candidate]
     final = [plan for of, _, plan in work.final_runs() if of is cell and plan.candidate == candidate.label]
     chosen = work.chosen.get((cell, candidate.label))
@@ -158,5 +160,5 @@ def _candidate(work: Work, cell: CellPlan, candidate: Candidate, trials: int) ->
     )
 
 
-def _made(plans: Sequence[Plan]) -> list[Plan]:
+def _made(plans: Sequence[RunPlan]) -> list[RunPlan]:
     return [plan for plan in plans if kept_record(plan) is not None]

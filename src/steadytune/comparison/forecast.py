@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from steadytune.comparison.candidates import Candidate
-from steadytune.comparison.cells import CellPlan
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.cells import PreparedCell
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 
 PROBED_UPDATES = 5
@@ -48,7 +48,7 @@ class Forecast:
             self.update = float(record.training["seconds_per_update"]) / cost
             self.setup = max(0.0, wall - float(record.training["seconds"]))
 
-    def of(self, cell: CellPlan, candidate: Candidate, plan: Plan, *, is_trained: bool = False) -> float | None:
+    def of(self, cell: PreparedCell, candidate: Candidate, plan: RunPlan, *, is_trained: bool = False) -> float | None:
         """Expected seconds of a run; ``None`` while nothing is known.
 
         Args:
@@ -73,7 +73,9 @@ class Forecast:
         training = cell.updates(candidate) * self.update * candidate.relative_cost
         return self.setup + training + row * (validation + tests)
 
-    def total(self, runs: Iterable[tuple[CellPlan, Candidate, Plan]], trained: Collection[str] = ()) -> float | None:
+    def total(
+        self, runs: Iterable[tuple[PreparedCell, Candidate, RunPlan]], trained: Collection[str] = ()
+    ) -> float | None:
         """Expected seconds of several runs, by all workers; ``None`` while nothing is known.
 
         Args:

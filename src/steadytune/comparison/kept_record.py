@@ -8,11 +8,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, read_record
 
 
-def kept_record(plan: Plan) -> RunRecord | None:
+def kept_record(plan: RunPlan) -> RunRecord | None:
     """The record of a run that needs no more work, or ``None``."""
     found = read_record(plan.folder)
     if found is None or (found.status == "failed" and plan.retry_failed):
@@ -33,7 +33,7 @@ def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**left, "skipped": tests} if tests else dict(metrics)
 
 
-def is_locked(plan: Plan) -> bool:
+def is_locked(plan: RunPlan) -> bool:
     """Whether a process is making the run at this moment."""
     if not plan.lock_file.exists():
         return False

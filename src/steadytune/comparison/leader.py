@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 
-from steadytune.comparison.cells import CellPlan
+from steadytune.comparison.cells import PreparedCell
 from steadytune.comparison.records import RunRecord
 
 
-def leader(cell: CellPlan, records: Iterable[RunRecord], chosen: Mapping[str, float]) -> str:
+def leader(cell: PreparedCell, records: Iterable[RunRecord], chosen: Mapping[str, float]) -> str:
     """The candidate of the best mean so far, in words; empty until two candidates have a score.
 
     A candidate counts with its chosen learning rate, and until one is chosen with the settings that are best so far:

@@ -12,7 +12,7 @@ from steadytune.settings.train import TrainSettings
 
 
 @dataclass(frozen=True)
-class Place:
+class CellKey:
     """One task at one training size; ``task`` is ``None`` for the user's own files."""
 
     task: str | None
@@ -20,7 +20,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One run to make: all that `engine.execute` needs, in values that another process or machine can read.
 
     Attributes:
@@ -62,12 +62,12 @@ class Plan:
         return {**self.__dict__, "settings": self.settings.model_dump(mode="json")}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+    def from_json(cls, content: Mapping[str, Any]) -> RunPlan:
         """Read what `as_json` made."""
         parts = tuple(content.get("evaluate", ()))
         return cls(**{**content, "settings": TrainSettings(**content["settings"]), "evaluate": parts})
 
 
-def places(settings: CompareSettings) -> list[Place]:
+def places(settings: CompareSettings) -> list[CellKey]:
     """The tasks and training sizes of a comparison."""
-    return [Place(t, s) for t in settings.tasks or [None] for s in settings.train_sizes or [None]]
+    return [CellKey(t, s) for t in settings.tasks or [None] for s in settings.train_sizes or [None]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 
 
@@ -19,11 +19,11 @@ class CompareReporter(Protocol):
         """So many runs, so many of them still to be made, in about so many seconds."""
         ...
 
-    def run_started(self, plan: Plan) -> None:
+    def run_started(self, plan: RunPlan) -> None:
         """A run begins."""
         ...
 
-    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """So many updates of a run are done."""
         ...
 
@@ -45,10 +45,10 @@ class SilentComparison:
     def begin(self, runs: int, missing: int, seconds: float | None) -> None:
         """Show nothing."""
 
-    def run_started(self, plan: Plan) -> None:
+    def run_started(self, plan: RunPlan) -> None:
         """Show nothing."""
 
-    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """Show nothing."""
 
     def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
@@ -58,17 +58,17 @@ class SilentComparison:
         """Show nothing."""
 
 
-class Unwatched:
+class SilentListener:
     """Watches runs of which nobody needs to hear."""
 
-    def started(self, plan: Plan) -> None:
+    def started(self, plan: RunPlan) -> None:
         """Show nothing."""
 
-    def step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """Show nothing."""
 
-    def note(self, plan: Plan, text: str) -> None:
+    def note(self, plan: RunPlan, text: str) -> None:
         """Show nothing."""
 
-    def warning(self, plan: Plan, kind: str, text: str) -> None:
+    def warning(self, plan: RunPlan, kind: str, text: str) -> None:
         """Show nothing."""

@@ -14,11 +14,11 @@ from steadytune.errors import ModelNotFoundError
 from steadytune.evaluation.held_out import HeldOut
 from steadytune.evaluation.measures import annotators, attack, calibration, movement, robustness, smoothness
 from steadytune.evaluation.measures.passes import in_double
-from steadytune.evaluation.measures.perturbations import KINDS, Kind, not_for
+from steadytune.evaluation.measures.perturbations import KINDS, NoiseKind, not_for
 from steadytune.evaluation.measures.sets import in_classes_of_the_set
 from steadytune.evaluation.model import EvaluatedModel
 from steadytune.evaluation.retrieval import SentenceEncoder, retrieval_work
-from steadytune.evaluation.work import Work
+from steadytune.evaluation.work import Measurement
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
@@ -64,7 +64,7 @@ class Evaluation:
         return self.model.batches(self.held_out.few())
 
 
-def sets(evaluation: Evaluation) -> Work:
+def sets(evaluation: Evaluation) -> Measurement:
     """The scores on every set."""
     held_out, model = evaluation.held_out, evaluation.model
 
@@ -82,10 +82,10 @@ def sets(evaluation: Evaluation) -> Work:
             found[name] = {"kind": held_out.kind(name), "rows": len(rows), "metrics": metrics}
         return found
 
-    return Work({"data": held_out.digest(*held_out.names())}, measure)
+    return Measurement({"data": held_out.digest(*held_out.names())}, measure)
 
 
-def by_annotators(evaluation: Evaluation) -> Work | str:
+def by_annotators(evaluation: Evaluation) -> Measurement | str:
     """Accuracy by agreement, on the sets that carry annotators' labels."""
     held_out = evaluation.held_out
     if evaluation.head != "classification":
@@ -103,10 +103,10 @@ def by_annotators(evaluation: Evaluation) -> Work | str:
             found[name] = {"groups": groups}
         return found
 
-    return Work({"data": held_out.digest(*names)}, measure)
+    return Measurement({"data": held_out.digest(*names)}, measure)
 
 
-def calibrated(evaluation: Evaluation) -> Work | str:
+def calibrated(evaluation: Evaluation) -> Measurement | str:
     """Calibration of every set with the model's classes, before and after temperature scaling."""
     held_out, head = evaluation.held_out, evaluation.head
     if head not in CLASS_HEADS:
@@ -133,14 +133,14 @@ def calibrated(evaluation: Evaluation) -> Work | str:
             }
         return found
 
-    return Work({"data": held_out.digest(*names)}, measure)
+    return Measurement({"data": held_out.digest(*names)}, measure)
 
 
-def under_perturbation(evaluation: Evaluation) -> Work:
+def under_perturbation(evaluation: Evaluation) -> Measurement:
     """The score under each kind of noise, at each rate, for each seed."""
     held_out, options, task = evaluation.held_out, evaluation.options, evaluation.model.task
     seeds = range(options.seeds)
-    kinds: list[Kind] = [kind for kind in KINDS if not_for(task.head, kind) is None]
+    kinds: list[NoiseKind] = [kind for kind in KINDS if not_for(task.head, kind) is None]
 
     def score(rows: Dataset) -> float:
         return evaluation.model.scores(rows, held_out.main).get(task.metric, math.nan)
@@ -157,10 +157,10 @@ def under_perturbation(evaluation: Evaluation) -> Work:
 
     left_out = {kind: reason for kind in KINDS if (reason := not_for(task.head, kind)) is not None}
     settings = {"metric": task.metric, "rates": list(options.rates), "seeds": options.seeds, "left_out": left_out}
-    return Work(_of_main(held_out) | settings, measure)
+    return Measurement(_of_main(held_out) | settings, measure)
 
 
-def attacked(evaluation: Evaluation) -> Work | str:
+def attacked(evaluation: Evaluation) -> Measurement | str:
     """Accuracy against the radius of an attack on the word embeddings."""
     head, options, held_out = evaluation.head, evaluation.options, evaluation.held_out
     if head not in (*CLASS_HEADS, "regression"):
@@ -171,10 +171,10 @@ def attacked(evaluation: Evaluation) -> Work | str:
         return attack.embedding_attack(evaluation.model.network, evaluation.few_batches(), options.radii)
 
     settings = {"steps": attack.STEPS, "radii": list(options.radii)}
-    return Work(_of_few(held_out) | settings, measure)
+    return Measurement(_of_few(held_out) | settings, measure)
 
 
-def smooth(evaluation: Evaluation) -> Work:
+def smooth(evaluation: Evaluation) -> Measurement:
     """Divergence and Lipschitz ratio under SMART's adversary."""
     held_out, model = evaluation.held_out, evaluation.model
     radii = (1e-5, 1e-3)
@@ -188,10 +188,10 @@ def smooth(evaluation: Evaluation) -> Work:
         return found
 
     fixed = {"ascent_steps": 1, "step_size": smoothness.STEP_SIZE, "lipschitz_steps": smoothness.LIPSCHITZ_STEPS}
-    return Work(_of_few(held_out) | fixed | {"radii": list(radii), "precision": "float64"}, measure)
+    return Measurement(_of_few(held_out) | fixed | {"radii": list(radii), "precision": "float64"}, measure)
 
 
-def moved(evaluation: Evaluation) -> Work | str:
+def moved(evaluation: Evaluation) -> Measurement | str:
     """Distance from the pretrained model, layer by layer."""
     run, model = evaluation.run, evaluation.model
     set_seed(run.seed)  # what the checkpoint lacks is drawn as it was before training
@@ -205,20 +205,20 @@ def moved(evaluation: Evaluation) -> Work | str:
         evaluation.tell(f"movement: from {run.model}")
         return movement.movement(model.network, network.to(model.device), evaluation.few_batches())
 
-    return Work(_of_few(evaluation.held_out) | {"pretrained": run.model}, measure)
+    return Measurement(_of_few(evaluation.held_out) | {"pretrained": run.model}, measure)
 
 
-def retrieved(evaluation: Evaluation) -> Work | str:
+def retrieved(evaluation: Evaluation) -> Measurement | str:
     """Sentence retrieval across languages by the model's sentence vectors."""
     model, run, options = evaluation.model, evaluation.run, evaluation.options
     encoder = SentenceEncoder.of(model.model, model.tokenizer, options.layer, run.per_device_eval_batch_size)
     asked = "retrieval" in options.only
     found = retrieval_work(encoder, run.data_dir, evaluation.held_out.limit, ask_hub=asked, tell=evaluation.tell)
-    return found if isinstance(found, str) else Work(*found)
+    return found if isinstance(found, str) else Measurement(*found)
 
 
 #: In the order of their cost.
-PARTS: Mapping[str, Callable[[Evaluation], Work | str]] = {
+PARTS: Mapping[str, Callable[[Evaluation], Measurement | str]] = {
     "sets": sets,
     "annotators": by_annotators,
     "calibration": calibrated,

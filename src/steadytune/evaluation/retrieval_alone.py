@@ -10,7 +10,7 @@ import torch
 
 from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.evaluation.retrieval import SentenceEncoder, retrieval_work
-from steadytune.evaluation.work import Work
+from steadytune.evaluation.work import Measurement
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
@@ -55,6 +55,6 @@ class RetrievalAlone:
             raise DataError(found)
         self._found = found
 
-    def work(self) -> Work:
+    def work(self) -> Measurement:
         """Settings and measurement, as a part of an evaluation."""
-        return Work(*self._found)
+        return Measurement(*self._found)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Work:
+class Measurement:
     """A part that can be measured.
 
     Attributes:

@@ -30,7 +30,7 @@ class AdversarialTraining(StepMethod):
     """
 
     claims: ClassVar[frozenset[str]] = frozenset({BACKWARD, ADVERSARY, TASK_EMBEDDINGS, TASK_LOSS})
-    felt: ClassVar[Mapping[str, Any]] = {"step_size": 1.0, "initial_magnitude": 1.0, "radius": 2.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"step_size": 1.0, "initial_magnitude": 1.0, "radius": 2.0}
 
     ascent_steps: int = hyperparameter(2, "K, number of passes that give a gradient", low=1, high=100, integer=True)
     step_size: float = hyperparameter(0.1, "alpha, L2 length of an ascent step per sentence", low=0, high=100)

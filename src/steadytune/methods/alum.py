@@ -37,7 +37,7 @@ class Alum(LossMethod):
 
     name: ClassVar[str] = "alum"
     paper: ClassVar[str] = "ALUM, Liu et al., arXiv 2004.08994, alg. 1"
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1, "noise_std": 0.1, "step_size": 0.1}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1, "noise_std": 0.1, "step_size": 0.1}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"layer": 2, "masks": "same", "ascent_steps": 2},)
     not_applicable: ClassVar[Mapping[str, str]] = {
         "gradient_checkpointing": "a layer that runs again would run unmoved, so the perturbation of one is refused"

@@ -38,7 +38,7 @@ class Bregman(LossMethod):
 
     name: ClassVar[str] = "bregman"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 3"
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 5.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 5.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"momentum": False, "inner_steps": 2},
         {"masks": "fresh", "every": 2},

@@ -60,7 +60,7 @@ class ChildTuning(OptimizerMethod):
 
     name: ClassVar[str] = "child_tuning"
     paper: ClassVar[str] = "Child-Tuning, Xu et al., EMNLP 2021, algorithm 1"
-    zero: ClassVar[Mapping[str, Any]] = {"share": 1.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"share": 1.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"variant": "D"},)
 
     variant: Literal["F", "D"] = hyperparameter(

@@ -35,7 +35,7 @@ class FreeAT(AdversarialTraining):
     paper: ClassVar[str] = "Shafahi et al., NeurIPS 2019, algorithm 1"
     whole_batch: ClassVar[bool] = True
     updates_within: ClassVar[bool] = True
-    zero: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})
     not_applicable: ClassVar[Mapping[str, str]] = {
         "accumulation": "it updates the weights between the passes of a batch, so it needs the whole batch of an "

@@ -32,7 +32,7 @@ class FreeLB(AdversarialTraining):
 
     name: ClassVar[str] = "freelb"
     paper: ClassVar[str] = "Zhu et al., ICLR 2020, algorithm 1"
-    zero: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})
 
     def run(self, passes: Passes) -> Tensor:

@@ -30,7 +30,7 @@ class Freeze(ModelMethod):
     claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
     #: Attaches first, so that no average is kept of what is frozen; it has nothing to do at the end.
     finishes: ClassVar[int] = -1
-    zero: ClassVar[Mapping[str, Any]] = {"layers": 0, "embeddings": False}
+    off_settings: ClassVar[Mapping[str, Any]] = {"layers": 0, "embeddings": False}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"layers": 2, "embeddings": False},)
     not_applicable: ClassVar[Mapping[str, str]] = {
         "memory_is_counted": "it only saves memory: what is frozen has neither gradients nor moments"

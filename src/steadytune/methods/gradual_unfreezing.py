@@ -32,8 +32,8 @@ class GradualUnfreezing(ModelMethod):
     paper: ClassVar[str] = "ULMFiT, Howard & Ruder, ACL 2018, section 3.3"
     claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
     leaves_weights_out: ClassVar[bool] = True
-    zero: ClassVar[Mapping[str, Any]] = {"until": 0.0}
-    felt: ClassVar[Mapping[str, Any]] = {"until": 0.5}
+    off_settings: ClassVar[Mapping[str, Any]] = {"until": 0.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"until": 0.5}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "memory_is_counted": "it only saves memory at first: what is frozen has neither gradients nor moments"
     }

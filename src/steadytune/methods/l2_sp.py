@@ -32,8 +32,8 @@ class L2SP(LossMethod):
 
     name: ClassVar[str] = "l2_sp"
     paper: ClassVar[str] = "L2-SP, Li et al., ICML 2018, sec. 3"
-    anchored: ClassVar[bool] = True
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 1.0}
+    keeps_pretrained: ClassVar[bool] = True
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 1.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "lora": "no pretrained weight trains under LoRA, so the distance to the pretrained weights is refused there"
     }

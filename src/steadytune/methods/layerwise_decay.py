@@ -30,8 +30,8 @@ class LayerwiseDecay(OptimizerMethod):
 
     name: ClassVar[str] = "layerwise_decay"
     paper: ClassVar[str] = "Howard & Ruder, ACL 2018, section 3.2; Zhang et al., ICLR 2021"
-    zero: ClassVar[Mapping[str, Any]] = {"factor": 1.0}
-    felt: ClassVar[Mapping[str, Any]] = {"factor": 0.5}
+    off_settings: ClassVar[Mapping[str, Any]] = {"factor": 1.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"factor": 0.5}
 
     factor: float = hyperparameter(0.95, "learning rate of a layer relative to the next", low=0, high=1, low_open=True)
 

@@ -36,8 +36,8 @@ class Mixout(ModelMethod):
 
     name: ClassVar[str] = "mixout"
     paper: ClassVar[str] = "Lee et al., ICLR 2020, eq. 5"
-    anchored: ClassVar[bool] = True
-    zero: ClassVar[Mapping[str, Any]] = {"probability": 0.0}
+    keeps_pretrained: ClassVar[bool] = True
+    off_settings: ClassVar[Mapping[str, Any]] = {"probability": 0.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "accumulation": "each forward pass draws its own mask, as dropout does, so a micro-batch has one of its own",
         "host_randomness": "the masks come from the host's random numbers, as those of dropout do",

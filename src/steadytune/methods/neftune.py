@@ -14,7 +14,7 @@ from steadytune.core.arithmetic import noise
 from steadytune.core.authoring.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
 from steadytune.core.authoring.training import Attachment, Training
 from steadytune.core.model.precision import precision_now
-from steadytune.core.model.tap import Seen, is_length_first, word_embedding
+from steadytune.core.model.tap import EmbeddingFacts, is_length_first, word_embedding
 from steadytune.errors import HostError
 
 
@@ -37,8 +37,8 @@ class NEFTune(ModelMethod):
     name: ClassVar[str] = "neftune"
     paper: ClassVar[str] = "NEFTune, Jain et al., ICLR 2024, alg. 1"
     claims: ClassVar[frozenset[str]] = frozenset({TASK_EMBEDDINGS})
-    zero: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
-    felt: ClassVar[Mapping[str, Any]] = {"alpha": 5.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"alpha": 5.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "host_randomness": "the noise is drawn from the host's random numbers, as dropout masks are"
     }
@@ -88,7 +88,7 @@ class _Noise(Attachment):
         if self._inputs is None or not module.training:
             return None
         words = output.transpose(0, 1) if self._length_first else output
-        seen = Seen(words.shape, words.dtype, words.device, precision_now(words))
+        seen = EmbeddingFacts(words.shape, words.dtype, words.device, precision_now(words))
         site = noise.Site(seen, noise.token_mask(self._inputs, seen))
         self._inputs = None
         added = noise.uniform_noise(site, self._alpha / (site.lengths() * words.shape[-1]).sqrt()).to(output.dtype)

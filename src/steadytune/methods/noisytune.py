@@ -118,7 +118,7 @@ class NoisyTune(WeightMethod):
     name: ClassVar[str] = "noisytune"
     paper: ClassVar[str] = "Wu et al., ACL 2022, eq. 1"
     claims: ClassVar[frozenset[str]] = frozenset({INITIAL_WEIGHTS})
-    zero: ClassVar[Mapping[str, Any]] = {"intensity": 0.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"intensity": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"noise": "gaussian", "scope": "global"},)
     not_applicable: ClassVar[Mapping[str, str]] = {
         "lora": "under PEFT the noise would be saved nowhere, so it is refused with a way out"

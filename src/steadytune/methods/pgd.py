@@ -32,7 +32,7 @@ activation_sets=0)
 
     name: ClassVar[str] = "pgd"
     paper: ClassVar[str] = "Madry et al., ICLR 2018, eq. 2.1; on embeddings as in FreeLB, Zhu et al., ICLR 2020, eq. 2"
-    zero: ClassVar[Mapping[str, Any]] = {"step_size": 0.0, "initial_magnitude": 0.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})
 
     def run(self, passes: Passes) -> Tensor:

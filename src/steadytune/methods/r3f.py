@@ -35,7 +35,7 @@ class R3F(LossMethod):
 
     name: ClassVar[str] = "r3f"
     paper: ClassVar[str] = "R3F, Aghajanyan et al., ICLR 2021, eq. 2"
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"noise": "normal", "masks": "same"},)
 
     weight: float = hyperparameter(1.0, "lambda, factor in the loss", low=0, high=1000)

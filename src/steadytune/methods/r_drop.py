@@ -38,7 +38,7 @@ class RDrop(LossMethod):
     name: ClassVar[str] = "r_drop"
     paper: ClassVar[str] = "R-Drop, Liang et al., NeurIPS 2021, eq. 4"
     claims: ClassVar[frozenset[str]] = frozenset({TASK_LOSS})
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 1.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 1.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "accumulation": _NO_DROPOUT,
         "padding": _NO_DROPOUT,

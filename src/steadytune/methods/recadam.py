@@ -36,8 +36,8 @@ class RecAdam(OptimizerMethod):
     name: ClassVar[str] = "recadam"
     paper: ClassVar[str] = "RecAdam, Chen et al., EMNLP 2020, eq. 8"
     claims: ClassVar[frozenset[str]] = frozenset({OPTIMIZER})
-    anchored: ClassVar[bool] = True
-    felt: ClassVar[Mapping[str, Any]] = {"anchor_strength": 20.0, "slope": 1.0, "midpoint": 2.0}
+    keeps_pretrained: ClassVar[bool] = True
+    strong_settings: ClassVar[Mapping[str, Any]] = {"anchor_strength": 20.0, "slope": 1.0, "midpoint": 2.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "zero_is_plain": "no setting gives AdamW bit for bit: the annealing always acts, and the decay comes last",
         "lora": "under PEFT no pretrained weight trains, so it is refused",

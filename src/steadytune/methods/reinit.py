@@ -73,7 +73,7 @@ class Reinit(WeightMethod):
 
     name: ClassVar[str] = "reinit"
     paper: ClassVar[str] = "Revisiting Few-sample BERT Fine-tuning, Zhang et al., ICLR 2021, section 5"
-    zero: ClassVar[Mapping[str, Any]] = {"layers": 0, "pooler": False}
+    off_settings: ClassVar[Mapping[str, Any]] = {"layers": 0, "pooler": False}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "lora": "under PEFT the layers are frozen and their new values would be saved nowhere, so it is refused"
     }

@@ -42,8 +42,8 @@ class SAM(StepMethod):
     name: ClassVar[str] = "sam"
     paper: ClassVar[str] = "Foret et al., ICLR 2021, eq. 2; adaptive: Kwon et al., ICML 2021, eq. 9"
     whole_batch: ClassVar[bool] = True
-    zero: ClassVar[Mapping[str, Any]] = {"rho": 0.0}
-    felt: ClassVar[Mapping[str, Any]] = {"rho": 0.5}
+    off_settings: ClassVar[Mapping[str, Any]] = {"rho": 0.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"rho": 0.5}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"adaptive": True}, {"masks": "same"})
     not_applicable: ClassVar[Mapping[str, str]] = {
         "accumulation": "the perturbation of the weights is that of the whole batch of an update, so it needs all of "

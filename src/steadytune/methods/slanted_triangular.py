@@ -27,8 +27,8 @@ class SlantedTriangular(OptimizerMethod):
     name: ClassVar[str] = "slanted_triangular"
     paper: ClassVar[str] = "ULMFiT, Howard & Ruder, ACL 2018, eq. 3"
     claims: ClassVar[frozenset[str]] = frozenset({SCHEDULE})
-    zero: ClassVar[Mapping[str, Any]] = {"ratio": 1.0}
-    felt: ClassVar[Mapping[str, Any]] = {"cut_fraction": 0.5}
+    off_settings: ClassVar[Mapping[str, Any]] = {"ratio": 1.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"cut_fraction": 0.5}
 
     cut_fraction: float = hyperparameter(0.1, "share of the updates that the rise takes", low=0, high=1, low_open=True)
     ratio: float = hyperparameter(32.0, "how much smaller the lowest rate is than the highest", low=1, high=1e6)

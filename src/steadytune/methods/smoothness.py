@@ -87,7 +87,7 @@ class Smoothness(LossMethod):
     name: ClassVar[str] = "smoothness"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 1"
     claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
-    felt: ClassVar[Mapping[str, Any]] = {"radius": 1e-2, "noise_std": 1e-2, "step_size": 1e-2}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"radius": 1e-2, "noise_std": 1e-2, "step_size": 1e-2}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"masks": "same", "ascent_steps": 2},
         {"projection": "token", "radius": 0.1},

@@ -39,7 +39,7 @@ class VirtualAdversarialTraining(LossMethod):
     name: ClassVar[str] = "vat"
     paper: ClassVar[str] = "VAT, Miyato et al., TPAMI 2018, alg. 1"
     claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
-    felt: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 1.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 1.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"masks": "fresh", "power_iterations": 2},)
 
     weight: float = hyperparameter(1.0, "alpha, factor in the loss", low=0, high=1000)

@@ -42,8 +42,8 @@ class WeightAveraging(ModelMethod):
     name: ClassVar[str] = "weight_averaging"
     paper: ClassVar[str] = "SWA, Izmailov et al., UAI 2018, algorithm 1; EMA, Polyak & Juditsky 1992"
     changes_final_weights: ClassVar[bool] = True
-    zero: ClassVar[Mapping[str, Any]] = {"kind": "ema", "decay": 0.0}
-    felt: ClassVar[Mapping[str, Any]] = {"decay": 0.5}
+    off_settings: ClassVar[Mapping[str, Any]] = {"kind": "ema", "decay": 0.0}
+    strong_settings: ClassVar[Mapping[str, Any]] = {"decay": 0.5}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"warmup": False},
         {"kind": "swa", "start": 0.0},

@@ -32,10 +32,10 @@ class WiseFT(ModelMethod):
 
     name: ClassVar[str] = "wise_ft"
     paper: ClassVar[str] = "WiSE-FT, Wortsman et al., CVPR 2022, eq. 1"
-    anchored: ClassVar[bool] = True
+    keeps_pretrained: ClassVar[bool] = True
     changes_final_weights: ClassVar[bool] = True
     finishes: ClassVar[int] = 1
-    zero: ClassVar[Mapping[str, Any]] = {"alpha": 1.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"alpha": 1.0}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "lora": "under PEFT no pretrained weight trains, so it is refused",
     }

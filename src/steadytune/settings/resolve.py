@@ -84,7 +84,7 @@ def at_scale(values: dict[str, Any], scale: str | None, config: str | Path | Non
     return {**values, **chosen}
 
 
-Kind = TypeVar("Kind", bound=TrainSettings)
+Settings = TypeVar("Settings", bound=TrainSettings)
 
 
 def resolve_settings(
@@ -95,8 +95,8 @@ def resolve_settings(
 
 
 def resolve(
-    kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
-) -> Kind:
+    kind: type[Settings], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> Settings:
     """Put together defaults, configuration file and options; the later one wins.
 
     Args:

@@ -14,7 +14,7 @@ ROUNDING = 1e-9
 
 
 def is_felt(subject: Subject) -> None:
-    """With its felt settings the weights after three updates differ from plain training."""
+    """With its strong settings the weights after three updates differ from plain training."""
     plain, network = tiny.model(dropout=0.1), tiny.model(dropout=0.1)
     tiny.loop(plain, None)
     tiny.loop(network, [subject.build()])
@@ -22,11 +22,11 @@ def is_felt(subject: Subject) -> None:
 
 
 def zero_is_plain(subject: Subject) -> None:
-    """At the settings named ``zero`` losses and weights are those of plain training, bit for bit, with dropout on."""
-    assert subject.method.zero, "no zero settings are declared"
+    """At the settings named ``off_settings`` losses and weights are those of plain training, bit for bit, dropout on."""
+    assert subject.method.off_settings, "no off_settings are declared"
     plain, network = tiny.model(dropout=0.1), tiny.model(dropout=0.1)
     expected = tiny.loop(plain, None)
-    found = tiny.loop(network, [subject.build(**subject.method.zero)])
+    found = tiny.loop(network, [subject.build(**subject.method.off_settings)])
     assert found == expected, f"losses {found} instead of {expected}"
     assert tiny.differing(tiny.weights(network), tiny.weights(plain)) == []
 

@@ -31,7 +31,7 @@ PROPERTIES: dict[str, Property] = {
     p.name: p
     for p in (
         Property("round_trip", "the settings as json build an equal method again", surroundings.round_trip),
-        Property("is_felt", "with its felt settings the weights after three updates differ", numerics.is_felt),
+        Property("is_felt", "with its strong settings the weights after three updates differ", numerics.is_felt),
         Property("zero_is_plain", "at zero strength training is plain, bit for bit", numerics.zero_is_plain),
         Property("host_randomness", "the host draws the same random numbers as without it", numerics.host_randomness),
         Property("accumulation", "8 examples at once, 2 x 4 and 4 x 2 give one gradient", numerics.accumulation),
@@ -68,10 +68,10 @@ def reason_not_applicable(method: type[Method], name: str) -> str | None:
 
 
 def variants(method: type[Method]) -> Iterator[Mapping[str, Any]]:
-    """The settings that a method is checked with: its felt ones, and each variant that it names."""
-    yield dict(method.felt)
+    """The settings that a method is checked with: its strong ones, and each variant that it names."""
+    yield dict(method.strong_settings)
     for changes in method.variants:
-        yield {**method.felt, **changes}
+        yield {**method.strong_settings, **changes}
 
 
 def check(method: type[Method], name: str, settings: Mapping[str, Any] | None = None) -> None:
@@ -80,7 +80,7 @@ def check(method: type[Method], name: str, settings: Mapping[str, Any] | None = 
     Args:
         method: the method's class.
         name: one of `PROPERTIES`.
-        settings: what to check it with; its felt settings by default.
+        settings: what to check it with; its strong settings by default.
 
     Raises:
         AssertionError: the property does not hold.
@@ -89,4 +89,4 @@ def check(method: type[Method], name: str, settings: Mapping[str, Any] | None = 
     reason = reason_not_applicable(method, name)
     if reason is not None:
         raise MethodError(f"{name} does not apply to {method.name}: {reason}.")
-    PROPERTIES[name].check(Subject(method, method.felt if settings is None else settings))
+    PROPERTIES[name].check(Subject(method, method.strong_settings if settings is None else settings))

@@ -18,7 +18,7 @@ from steadytune.report.words import label, size
 from steadytune.support.text import chance, duration, interval_or_dash, number, printable, rate, ratio, signed
 
 if TYPE_CHECKING:
-    from steadytune.comparison.plan import Plan
+    from steadytune.comparison.plan import RunPlan
     from steadytune.comparison.records import Comparison, RunRecord
 
 
@@ -76,13 +76,13 @@ class ComparisonReporter:
         self._whole = self._progress.add_task("runs", total=runs, completed=runs - missing, news="")
         self._progress.start()
 
-    def run_started(self, plan: Plan) -> None:
+    def run_started(self, plan: RunPlan) -> None:
         """Show the bar of a run."""
         self._started.add(plan.key)
         if self._progress is not None and plan.key not in self._steps:
             self._steps[plan.key] = self._progress.add_task(_run_label(plan), total=None, news="")
 
-    def run_step(self, plan: Plan, done: int, total: int, loss: float | None) -> None:
+    def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
         """Move the bar of a run."""
         if self._progress is not None and plan.key in self._steps:
             news = "" if loss is None else f"loss {loss:.4f}"
@@ -112,7 +112,7 @@ class ComparisonReporter:
             self._progress = None
 
 
-def _run_label(plan: Plan) -> str:
+def _run_label(plan: RunPlan) -> str:
     return escape(printable(f"{plan.candidate}, {rate(plan.settings.learning_rate)}, seed {plan.settings.seed}"))
 
 

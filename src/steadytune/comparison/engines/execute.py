@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from steadytune.comparison.engines.engine import BusyError
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, Status, read_record
 from steadytune.errors import DivergedError
 from steadytune.support.atomic_files import remove_abandoned
@@ -32,7 +32,7 @@ MOST_POINTS = 200
 CHECKPOINT_SECONDS = 30.0
 
 
-def execute(plan: Plan, reporter: Any = None, *, wait: bool = True) -> RunRecord:
+def execute(plan: RunPlan, reporter: Any = None, *, wait: bool = True) -> RunRecord:
     """Make one run in its folder, unless it is made already, and say how it ended.
 
     Nothing that goes wrong in the run is raised: it is in the record, and other runs go on. A failed run is made again
@@ -56,7 +56,7 @@ def execute(plan: Plan, reporter: Any = None, *, wait: bool = True) -> RunRecord
         raise BusyError(plan.key) from None
 
 
-def keep_failure(plan: Plan, error: str) -> RunRecord:
+def keep_failure(plan: RunPlan, error: str) -> RunRecord:
     """Record that the process of a run ended before it could say anything; another that took the run over goes on."""
     record = _record(plan, "failed", error, {}, 0.0)
     try:
@@ -67,7 +67,7 @@ def keep_failure(plan: Plan, error: str) -> RunRecord:
     return record
 
 
-def _make(plan: Plan, reporter: Any) -> RunRecord:
+def _make(plan: RunPlan, reporter: Any) -> RunRecord:
     from steadytune.evaluation.evaluate import evaluate
     from steadytune.settings.evaluate import EvaluateOptions
     from steadytune.training.run import Extent, Interrupted, train
@@ -101,7 +101,7 @@ def _make(plan: Plan, reporter: Any) -> RunRecord:
     return record
 
 
-def _keep(plan: Plan, record: RunRecord) -> None:
+def _keep(plan: RunPlan, record: RunRecord) -> None:
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         remove_abandoned(plan.folder, "record.json.*.unfinished")
@@ -110,7 +110,7 @@ def _keep(plan: Plan, record: RunRecord) -> None:
         logger.warning("The record of %s cannot be kept: %s", plan.folder, one_line(error))
 
 
-def _record(plan: Plan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
+def _record(plan: RunPlan, status: Status, error: str | None, metrics: Mapping[str, Any], seconds: float) -> RunRecord:
     from steadytune.comparison.calibration import calibration_of
 
     settings = plan.settings
@@ -154,7 +154,7 @@ def _environment(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _curves(plan: Plan) -> dict[str, Any]:
+def _curves(plan: RunPlan) -> dict[str, Any]:
     """The training loss by update and the main metric by epoch, out of the run's log."""
     try:
         log = RunFolder(plan.folder).read_log()

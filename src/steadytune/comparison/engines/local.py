@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
 from steadytune.comparison.kept_record import is_locked, kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
 
@@ -33,7 +33,7 @@ class _Worker:
     """A child process, the plan it is at, and a thread that reads what it tells."""
 
     def __init__(self, news: queue.Queue[tuple[_Worker, dict[str, Any] | None]], log: Path, threads: int) -> None:
-        self.plan: Plan | None = None
+        self.plan: RunPlan | None = None
         self.ready = False
         self._log = log
         with log.open("ab") as errors:
@@ -92,9 +92,9 @@ class LocalEngine:
         self._news: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._alive: list[_Worker] = []
 
-    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
+    def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         """Make runs and yield their records as they end; those made before come first."""
-        waiting: deque[Plan] = deque()
+        waiting: deque[RunPlan] = deque()
         for plan in plans:
             found = kept_record(plan)
             if found is None:
@@ -114,7 +114,7 @@ class LocalEngine:
             if record is not None:
                 yield record
 
-    def _hand_out(self, waiting: deque[Plan], watch: Watch) -> Iterator[RunRecord]:
+    def _hand_out(self, waiting: deque[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         """Give plans to idle workers; what another process is at, or has made by now, is not begun here."""
         for _ in range(len(waiting)):
             idle = next((w for w in self._alive if w.plan is None), None)
@@ -140,7 +140,7 @@ class LocalEngine:
         return worker
 
     def _heard(
-        self, worker: _Worker, message: dict[str, Any] | None, waiting: deque[Plan], watch: Watch
+        self, worker: _Worker, message: dict[str, Any] | None, waiting: deque[RunPlan], watch: RunListener
     ) -> RunRecord | None:
         plan = worker.plan
         if message is None:

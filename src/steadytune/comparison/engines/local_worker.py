@@ -16,14 +16,14 @@ import threading
 from dataclasses import asdict
 from typing import Any
 
-from steadytune.comparison.engines.messages import Teller
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.engines.messages import MessageReporter
+from steadytune.comparison.plan import RunPlan
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.1
 
 
-class _Teller(Teller):
+class _Teller(MessageReporter):
     """A reporter that sends what a run tells to the parent.
 
     Written without a buffer: a signal may come while a message is sent, and what hears it sends one too.
@@ -61,7 +61,7 @@ def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
     gc.freeze()  # the imported libraries need not be looked through in every collection, of which a run has several
     teller.send("ready")
     while True:
-        plan = Plan.from_json(plans.get()["run"])
+        plan = RunPlan.from_json(plans.get()["run"])
         try:
             with teller.warnings_sent():
                 record = execute(plan, teller, wait=False)

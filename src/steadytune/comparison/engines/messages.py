@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Teller(ABC):
+class MessageReporter(ABC):
     """Sends a run's progress as messages; how a message travels is the subclass's.
 
     Args:
@@ -65,7 +65,7 @@ class Teller(ABC):
 class _Sending(logging.Handler):
     """Sends a warning with what it was made from, by which those that differ in numbers alone are the same."""
 
-    def __init__(self, teller: Teller) -> None:
+    def __init__(self, teller: MessageReporter) -> None:
         super().__init__(logging.WARNING)
         self._teller = teller
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.comparison.engines import ray_task
-from steadytune.comparison.engines.engine import Watch
+from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
 from steadytune.support.text import one_line
@@ -78,11 +78,11 @@ class RayEngine:
         board = self._ray.remote(num_cpus=0, max_restarts=-1)(ray_task.Board)
         self._board: Any = board.remote()
         self._news: Any = self._board.take.remote()
-        self._runs: dict[Any, Plan] = {}
+        self._runs: dict[Any, RunPlan] = {}
         self._seen: dict[str, str] = {}
         self._going_on: set[str] = set()
 
-    def run(self, plans: Sequence[Plan], watch: Watch) -> Iterator[RunRecord]:
+    def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         """Make runs and yield their records as they end; those made before come first."""
         marker = self.folder / "locks" / f"seen-by-nodes-{uuid.uuid4().hex}"
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class RayEngine:
                     self._submit(plan, marker)
                 else:
                     yield found
-            busy: list[Plan] = []
+            busy: list[RunPlan] = []
             while self._runs or busy:
                 for plan in busy:  # another comparison is at them; once it is not, their record is found
                     self._submit(plan, marker)
@@ -108,11 +108,11 @@ class RayEngine:
         finally:
             marker.unlink(missing_ok=True)
 
-    def _submit(self, plan: Plan, marker: Path) -> None:
+    def _submit(self, plan: RunPlan, marker: Path) -> None:
         ref = self._task.remote(plan.as_json(), str(Path.cwd()), str(marker), self._board)
         self._runs[ref] = plan
 
-    def _ended(self, ref: Any) -> tuple[Plan, RunRecord | None]:
+    def _ended(self, ref: Any) -> tuple[RunPlan, RunRecord | None]:
         """The record of a task; ``None`` if another process was at the run."""
         plan = self._runs.pop(ref)
         try:
@@ -129,11 +129,11 @@ class RayEngine:
             ray_task.unpack(outcome["files"], plan)
         return plan, record
 
-    def _failed(self, plan: Plan, why: str) -> RunRecord:
+    def _failed(self, plan: RunPlan, why: str) -> RunRecord:
         plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
         return keep_failure(plan, why)
 
-    def _pass_on(self, watch: Watch) -> None:
+    def _pass_on(self, watch: RunListener) -> None:
         """Tell the watch what the runs have told the board."""
         plans = {plan.key: plan for plan in self._runs.values()}
         for key, event, content in self._taken():
@@ -166,7 +166,7 @@ class RayEngine:
                 self._going_on.discard(key)
         return news
 
-    def _began(self, plan: Plan, node: str, watch: Watch) -> None:
+    def _began(self, plan: RunPlan, node: str, watch: RunListener) -> None:
         if plan.key in self._seen:
             watch.note(plan, f"The run was lost with its node or process on {self._seen[plan.key]}; now on {node}.")
         self._seen[plan.key] = node

@@ -15,8 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from steadytune.comparison.engines.messages import Teller
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.engines.messages import MessageReporter
+from steadytune.comparison.plan import RunPlan
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.5
@@ -41,7 +41,7 @@ class Board:
         return news
 
 
-class _Teller(Teller):
+class _Teller(MessageReporter):
     """A reporter that sends what a run tells to the board, and never waits for it."""
 
     def __init__(self, board: Any, key: str) -> None:
@@ -62,7 +62,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
     """Make one run on this node.
 
     Args:
-        content: a plan, as `Plan.as_json` wrote it.
+        content: a plan, as `RunPlan.as_json` wrote it.
         place: working folder of the comparison, from which its paths start.
         marker: a file in the comparison's folder; a node that finds it shares the folder.
         board: told how the run goes.
@@ -79,7 +79,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
     quiet_libraries()
     if Path(place).is_dir():
         os.chdir(place)
-    plan = Plan.from_json(content)
+    plan = RunPlan.from_json(content)
     teller = _Teller(board, plan.key)
     _refuse_other_code(plan)
     shared = Path(marker).is_file()
@@ -99,7 +99,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _refuse_other_code(plan: Plan) -> None:
+def _refuse_other_code(plan: RunPlan) -> None:
     from steadytune.comparison.fingerprint import code_digest
     from steadytune.errors import SettingsError
 
@@ -122,7 +122,7 @@ def packed(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(content: bytes, plan: Plan) -> None:
+def unpack(content: bytes, plan: RunPlan) -> None:
     """Put the files of a run into its folder, the record last."""
     plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.lock_file), zipfile.ZipFile(io.BytesIO(content)) as archive:

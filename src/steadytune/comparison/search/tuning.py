@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from steadytune.comparison.candidates import Candidate
-from steadytune.comparison.cells import CellPlan, Run
+from steadytune.comparison.cells import PreparedCell, Run
 from steadytune.comparison.engines.engine import Engine
 from steadytune.comparison.forecast import Forecast
 from steadytune.comparison.kept_record import kept_record
-from steadytune.comparison.plan import Plan
+from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 from steadytune.comparison.search.search import Outcome, Proposal, Search, run_search
 from steadytune.comparison.search.space import SearchSettings, Space, parse_search, search_space
@@ -35,11 +35,11 @@ class Searched(Protocol):
 
     settings: CompareSettings
     compared: Sequence[Candidate]
-    cells: Sequence[CellPlan]
+    cells: Sequence[PreparedCell]
     engine: Engine
     forecast: Forecast
-    tuned: dict[CellPlan, list[RunRecord]]
-    chosen: dict[tuple[CellPlan, str], tuple[Candidate, float]]
+    tuned: dict[PreparedCell, list[RunRecord]]
+    chosen: dict[tuple[PreparedCell, str], tuple[Candidate, float]]
     trials: int
     tried: int
 
@@ -47,7 +47,7 @@ class Searched(Protocol):
         """Make runs."""
         ...
 
-    def prune(self, record: RunRecord, among: Sequence[Plan]) -> None:
+    def prune(self, record: RunRecord, among: Sequence[RunPlan]) -> None:
         """Delete the models that are not the best of those they compete with."""
         ...
 
@@ -108,7 +108,7 @@ def _space(work: Searched, candidate: Candidate, asked: SearchSettings) -> Space
 class _Trials:
     """The search for one candidate in one cell, all with the first seed."""
 
-    def __init__(self, work: Searched, cell: CellPlan, candidate: Candidate, space: Space, asked: int) -> None:
+    def __init__(self, work: Searched, cell: PreparedCell, candidate: Candidate, space: Space, asked: int) -> None:
         self.work, self.cell, self.candidate, self.space, self.asked = work, cell, candidate, space, asked
         self.tried: dict[str, Run] = {}
         self.records: dict[str, RunRecord] = {}

@@ -13,7 +13,7 @@ from steadytune.comparison.statistics.constant_predictions import in_words
 from steadytune.comparison.statistics.paired_tests import ALPHA, seeds_needed, smallest_p
 from steadytune.settings.expressions import BASELINE
 
-Kind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
+VerdictKind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
 #: Of each candidate's runs, at least, where one finds that a cell has learned nothing.
 NEARLY_ALL = 0.8
 
@@ -30,7 +30,7 @@ class Verdict:
         sentence: the same for people, with the figures. Plain text: escape it where names could be markup.
     """
 
-    kind: Kind
+    kind: VerdictKind
     candidate: str
     sentence: str
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steadytune.core.model.tap import Seen
+from steadytune.core.model.tap import EmbeddingFacts
 from steadytune.errors import HostError
 
 
@@ -24,7 +24,7 @@ class Site:
         generator: what the numbers are drawn from; ``None`` for the host's own stream, as dropout uses it.
     """
 
-    seen: Seen
+    seen: EmbeddingFacts
     mask: Tensor
     generator: torch.Generator | None = None
 
@@ -33,7 +33,7 @@ class Site:
         return self.mask.sum(1).clamp_min(1).view(-1, 1, 1).to(_dtype(self.seen))
 
 
-def token_mask(inputs: Mapping[str, Any], seen: Seen) -> Tensor:
+def token_mask(inputs: Mapping[str, Any], seen: EmbeddingFacts) -> Tensor:
     """``(batch, length)``, true at the tokens that the model attends to.
 
     Raises:
@@ -53,7 +53,7 @@ def token_mask(inputs: Mapping[str, Any], seen: Seen) -> Tensor:
     return attention.to(device=seen.device, dtype=torch.bool)
 
 
-def sentences(inputs: Mapping[str, Any], seen: Seen) -> Tensor | None:
+def sentences(inputs: Mapping[str, Any], seen: EmbeddingFacts) -> Tensor | None:
     """``(batch, length)``, a number for the sentence of each token where ``position_ids`` may pack several in a row.
 
     A sentence ends where the positions do not go on. ``None`` where each row is one. Padding is in none that counts.
@@ -96,5 +96,5 @@ def _at_real_tokens(site: Site, draw: Callable[..., Tensor]) -> Tensor:
     return noise
 
 
-def _dtype(seen: Seen) -> torch.dtype:
+def _dtype(seen: EmbeddingFacts) -> torch.dtype:
     return torch.promote_types(seen.dtype, torch.float32)

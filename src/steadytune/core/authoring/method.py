@@ -55,10 +55,10 @@ class Method(ABC):
         paper: the source, as ``authors, venue year, equation``.
         role: one word for the tables.
         claims: things of which a stack may hold only one owner, for example ``"initial weights"``.
-        anchored: whether the method compares with the pretrained weights, which are then kept.
-        zero: settings under which training is plain bit for bit, for the contract.
-        felt: settings strong enough for a tiny random model to feel, for the contract.
-        variants: further settings, over the felt ones, that the contract is checked with.
+        keeps_pretrained: whether the method compares with the pretrained weights, which are then kept.
+        off_settings: settings under which training is plain bit for bit, for the contract.
+        strong_settings: settings that change the training of a tiny random model, for the contract.
+        variants: further settings, over the strong ones, that the contract is checked with.
         not_applicable: properties of the contract that the method cannot have, each with its reason.
         not_sharded: why the method cannot work on weights that FSDP2 has cut, with a way out; empty where it can.
 
@@ -70,9 +70,9 @@ class Method(ABC):
     paper: ClassVar[str]
     role: ClassVar[str]
     claims: ClassVar[frozenset[str]] = frozenset()
-    anchored: ClassVar[bool] = False
-    zero: ClassVar[Mapping[str, Any]] = {}
-    felt: ClassVar[Mapping[str, Any]] = {}
+    keeps_pretrained: ClassVar[bool] = False
+    off_settings: ClassVar[Mapping[str, Any]] = {}
+    strong_settings: ClassVar[Mapping[str, Any]] = {}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ()
     not_applicable: ClassVar[Mapping[str, str]] = {}
     not_sharded: ClassVar[str] = ""
@@ -165,7 +165,7 @@ class LossMethod(Method):
     """A method that adds ``weight`` times a term to the loss of every step; the order of terms does not matter."""
 
     role: ClassVar[str] = "loss"
-    zero: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
+    off_settings: ClassVar[Mapping[str, Any]] = {"weight": 0.0}
 
     weight: float = hyperparameter(
         1.0, "factor of the term in the loss; 0 measures it without acting", low=0, high=1000

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from steadytune.core.arithmetic import noise, randomness
 from steadytune.core.arithmetic.ascent import gradient_to
 from steadytune.core.authoring.step import Masks
-from steadytune.core.model.tap import Seen, Tap
+from steadytune.core.model.tap import EmbeddingFacts, Tap
 
 #: What a pass computes: the task loss and all terms, one of the two, or nothing of either.
-Part = Literal["all", "task", "terms"]
+LossPart = Literal["all", "task", "terms"]
 
 
 @dataclass
@@ -46,15 +46,15 @@ class Passes:
     has_terms: bool
     loss: Callable[[], Tensor]
     run: Callable[[], Tensor]
-    limited: Callable[[Part, float], AbstractContextManager[None]]
+    limited: Callable[[LossPart, float], AbstractContextManager[None]]
     host_update: Callable[[], None]
     stream: Callable[[], int]
     random_state: randomness.RandomState
     _passes: int = 0
-    _seen: Seen | None = field(default=None)
+    _seen: EmbeddingFacts | None = field(default=None)
 
     def forward_backward(
-        self, delta: Tensor | None = None, *, part: Part = "all", share: float = 1.0, masks: Masks = "same"
+        self, delta: Tensor | None = None, *, part: LossPart = "all", share: float = 1.0, masks: Masks = "same"
     ) -> Tensor:
         """One forward and one backward pass; gradients are added to ``p.grad``, and to ``delta.grad``.
 
@@ -96,7 +96,7 @@ class Passes:
         return [p for p in self.plain_model.parameters() if p.requires_grad]
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> EmbeddingFacts:
         """Shape, type and device of the word embeddings of this batch."""
         if self._seen is None:
             with randomness.replayed(self.random_state):

@@ -14,7 +14,7 @@ from steadytune.core.arithmetic import noise, randomness
 from steadytune.core.authoring.per_item import PerItem
 from steadytune.core.model.outputs import Prediction, logits_of
 from steadytune.core.model.rows import part_of_inputs, rows_of
-from steadytune.core.model.tap import Seen, Tap
+from steadytune.core.model.tap import EmbeddingFacts, Tap
 from steadytune.core.model.wrappers import buffers_as_they_are
 from steadytune.core.state.teacher import Shadow, Teacher
 from steadytune.errors import HostError
@@ -65,7 +65,7 @@ class Step:
         run_task: runs the host's own forward pass and loss again, for a second task loss.
         streams: the random numbers of this update.
         owner: name of the method that is asking; the runner sets it.
-        is_part: whether these are some examples of a micro-batch, as `part` gives them.
+        is_part: whether these are some examples of a micro-batch, as `subset` gives them.
         told: methods that have looked at their first term in this training, and warned if need be.
     """
 
@@ -79,7 +79,7 @@ class Step:
     task_loss: Tensor
     clean: CleanPass
     taps: Mapping[int, Tap]
-    seen: Mapping[int, Seen]
+    seen: Mapping[int, EmbeddingFacts]
     shadows: Mapping[Teacher, Shadow]
     anchor: Mapping[str, Tensor]
     run_task: Callable[[], tuple[Tensor, Any]]
@@ -137,7 +137,7 @@ class Step:
             self._teacher_logits[key] = logits_of(outputs, self.inputs).detach()
         return self._teacher_logits[key]
 
-    def part(self, rows: Tensor) -> Step:
+    def subset(self, rows: Tensor) -> Step:
         """Some examples of the micro-batch as a step of their own; its clean outputs are those of this one.
 
         Args:

@@ -41,7 +41,7 @@ def thinned(step: Step, term: Callable[[Step], PerItem], *, one_in: int, every: 
             return step.per_item(_nothing(step))
         drawn, weight = [0], 0  # each process must run as many passes as the others, or they wait for ever
     rows = torch.tensor(drawn, device=step.clean_logits.device)
-    values = weight * term(step.part(rows)).values
+    values = weight * term(step.subset(rows)).values
     whole = values.new_zeros(count, *values.shape[1:])
     return step.per_item(whole.index_add(0, rows, values))
 

@@ -21,7 +21,7 @@ class Training:
         trainable: names of the parameters that train.
         pretrained: names of the parameters that are neither part of a new head nor re-initialised.
         anchor: the pretrained weights from before any weight noise, of the parameters that are both; only for
-            methods that declare ``anchored``.
+            methods that declare ``keeps_pretrained``.
         tensors: the method's own state, by any names; it is saved in checkpoints, and filled when a run resumes.
         batches: gives training batches as keyword arguments of the model, where the host has them.
         resumed: the weights and ``tensors`` come from a checkpoint.

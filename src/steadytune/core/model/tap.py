@@ -51,7 +51,7 @@ def is_length_first(model: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class Seen:
+class EmbeddingFacts:
     """The embeddings of one pass: ``(batch, length, width)``, their type and device, the type the pass computes in."""
 
     shape: torch.Size
@@ -92,7 +92,7 @@ class Tap:
         self.embedding = embedding
         self.length_first = length_first
         self._number = next(_NUMBERS)
-        self._seen: Seen | None = None
+        self._seen: EmbeddingFacts | None = None
         self._clean: tuple[Tensor, int] | None = None
         self._undo = ExitStack()
 
@@ -148,7 +148,7 @@ class Tap:
             _DELTAS.pop(number, None)
         _ = self.seen
 
-    def measure(self, run: Callable[[], Any]) -> Seen:
+    def measure(self, run: Callable[[], Any]) -> EmbeddingFacts:
         """What the embeddings of a pass look like; the pass ends as soon as they are there.
 
         Raises:
@@ -184,7 +184,7 @@ class Tap:
             is_another = self._seen is not None if delta is None else first.shape != delta.shape
             if is_another:
                 return None
-            self._seen = Seen(first.shape, first.dtype, first.device, precision_now(first))
+            self._seen = EmbeddingFacts(first.shape, first.dtype, first.device, precision_now(first))
             changed = change(first)
             if changed is None:
                 return None
@@ -198,7 +198,7 @@ class Tap:
             yield
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> EmbeddingFacts:
         """What the last pass looked like at the embeddings.
 
         Raises:

@@ -89,7 +89,7 @@ def total_cost(methods: Sequence[Method], *, low_memory: bool = False) -> Cost:
     others = sum((m.cost() for m in methods if not isinstance(m, LossMethod | StepMethod)), start=Cost())
     total = (PLAIN_STEP + terms if step is None else step.total(terms)) + others
     teachers = [t for m in methods if isinstance(m, LossMethod) for t in m.teachers()]
-    anchors = sum(m.anchored for m in methods)
+    anchors = sum(m.keeps_pretrained for m in methods)
     shared = len(teachers) - len(set(teachers)) + max(anchors - 1, 0)
     return replace(total, weight_copies=total.weight_copies - shared)
 

@@ -57,7 +57,7 @@ def parts_of(methods: Sequence[LossMethod]) -> list[tuple[LossMethod, ...]]:
 
 
 @dataclass
-class StepInParts:
+class SplitStep:
     """One micro-batch, each part of it a backward pass: the groups of terms, then the clean pass.
 
     Attributes:
@@ -121,7 +121,7 @@ class LowMemory:
 
     def __init__(self, methods: Sequence[LossMethod]) -> None:
         self.groups = parts_of(methods)
-        self.step: StepInParts | None = None
+        self.step: SplitStep | None = None
         self._repeats = False
 
     def run(self, run: Callable[[], Tensor], *, model: nn.Module | None, device: torch.device) -> Tensor:
@@ -134,7 +134,7 @@ class LowMemory:
         """
         require_replay(device)
         state = RandomState.capture(device)
-        step = self.step = StepInParts(self.groups)
+        step = self.step = SplitStep(self.groups)
         try:
             for step.now in range(len(self.groups)):
                 with ExitStack() as around:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steadytune.core.arithmetic import randomness
 from steadytune.core.authoring.method import LossMethod, Method, StepMethod
-from steadytune.core.authoring.passes import Part, Passes
+from steadytune.core.authoring.passes import LossPart, Passes
 from steadytune.core.authoring.per_item import PerItem
 from steadytune.core.authoring.step import CleanPass, PassCounts, Step
 from steadytune.core.model.outputs import logits_of, prediction_of, question, supervised_items
@@ -53,7 +53,7 @@ class StepRunner(ABC):
         self._clean_passes = 0
         self._counts_updates = True
         self._streams = self._new_streams()
-        self._part: Part = "all"
+        self._part: LossPart = "all"
         self._share = 1.0
         self._low = LowMemory(self.loss_methods if self.memory == "low" else ())
         self._tally = Tally()
@@ -144,7 +144,7 @@ class StepRunner(ABC):
         return loss if self._low.step is None else self._low.step.own_share(loss)
 
     @contextmanager
-    def _limited(self, part: Part, share: float) -> Iterator[None]:
+    def _limited(self, part: LossPart, share: float) -> Iterator[None]:
         self._part, self._share = part, share
         try:
             yield

@@ -117,7 +117,7 @@ class Session:
             seed=self.seed,
             trainable=self.trainable,
             pretrained=self.pretrained,
-            anchor=self.anchor if method.anchored else {},
+            anchor=self.anchor if method.keeps_pretrained else {},
             tensors=self.tensors[method.name],
             batches=self._batches,
             resumed=self._resumed,
@@ -141,7 +141,7 @@ class Session:
         return taps
 
     def _anchored(self, known: Mapping[str, Tensor] | None, saved: StackState | None) -> dict[str, Tensor]:
-        anchored = [m.name for m in self.methods if m.anchored]
+        anchored = [m.name for m in self.methods if m.keeps_pretrained]
         if not anchored:
             return {}
         parameters = dict(self.model.named_parameters())

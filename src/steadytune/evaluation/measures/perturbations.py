@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from steadytune.tasks.task import Head
 
-Kind = Literal["typos", "casing", "keyboard", "ocr", "word_drop"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+NoiseKind = Literal["typos", "casing", "keyboard", "ocr", "word_drop"]
+KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 
 #: What is changed of a row, by head: never what a label points into.
 COLUMNS: Mapping[Head, tuple[str, ...]] = {
@@ -69,7 +69,7 @@ class Perturbed(NamedTuple):
     units: int
 
 
-def perturb(text: str, kind: Kind, rate: float, seed: int, *, field: str = "text") -> Perturbed:
+def perturb(text: str, kind: NoiseKind, rate: float, seed: int, *, field: str = "text") -> Perturbed:
     """Add noise to a text; one that would be left empty stays as it is.
 
     Args:
@@ -102,7 +102,7 @@ def perturb(text: str, kind: Kind, rate: float, seed: int, *, field: str = "text
     return Perturbed(found, len(hit), len(text))
 
 
-def perturb_rows(rows: Dataset, head: Head, kind: Kind, rate: float, seed: int) -> tuple[Dataset, float]:
+def perturb_rows(rows: Dataset, head: Head, kind: NoiseKind, rate: float, seed: int) -> tuple[Dataset, float]:
     """Add noise to the texts of a split, and say which share of all characters (words) it hit.
 
     Every other column stays as it is. The words of a tagged sentence keep their number and order.
@@ -125,7 +125,7 @@ def perturb_rows(rows: Dataset, head: Head, kind: Kind, rate: float, seed: int) 
     return noisy_rows, changed / max(units, 1)
 
 
-def not_for(head: Head, kind: Kind) -> str | None:
+def not_for(head: Head, kind: NoiseKind) -> str | None:
     """Why a kind of noise is not done for a head, or ``None``.
 
     >>> not_for("classification", "typos")
@@ -181,7 +181,7 @@ def _has_case(character: str) -> bool:
     return len(character.swapcase()) == 1 and character.swapcase() != character
 
 
-_CHARACTERS: Mapping[Kind, tuple[Callable[[str], bool], Change]] = {
+_CHARACTERS: Mapping[NoiseKind, tuple[Callable[[str], bool], Change]] = {
     "typos": (str.isalnum, _typo),
     "casing": (_has_case, _flipped_case),
     "keyboard": (lambda character: character.lower() in NEIGHBOURS, _neighbouring_key),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steadytune.evaluation.measures.perturbations import Kind, perturb_rows
+from steadytune.evaluation.measures.perturbations import NoiseKind, perturb_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +37,7 @@ def under_noise(
     head: Head,
     score: Callable[[Dataset], float],
     *,
-    kind: Kind,
+    kind: NoiseKind,
     rates: Sequence[float],
     seeds: Sequence[int],
     clean: float,

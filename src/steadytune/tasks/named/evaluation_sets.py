@@ -20,16 +20,16 @@ from steadytune.tasks.task import LABEL, Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Kind = Literal["out_of_domain", "adversarial", "annotators"]
+SetKind = Literal["out_of_domain", "adversarial", "annotators"]
 
 _ENTAILMENT = "entailment"
 _ENTAILED_OR_NOT = (_ENTAILMENT, "not_entailment")
-_ANLI: tuple[tuple[str, str, Kind], ...] = (
+_ANLI: tuple[tuple[str, str, SetKind], ...] = (
     ("anli-r1", "validation", "adversarial"),
     ("anli-r2", "validation", "adversarial"),
     ("anli-r3", "validation", "adversarial"),
 )
-_INFERENCE: tuple[tuple[str, str, Kind], ...] = (
+_INFERENCE: tuple[tuple[str, str, SetKind], ...] = (
     ("hans", "validation", "adversarial"),
     ("adv-mnli", "validation", "adversarial"),
     ("adv-mnli-mismatched", "validation", "adversarial"),
@@ -37,14 +37,14 @@ _INFERENCE: tuple[tuple[str, str, Kind], ...] = (
     ("chaosnli-snli", "validation", "annotators"),
     ("chaosnli-mnli", "validation", "annotators"),
 )
-_FROM_SNLI: tuple[str, str, Kind] = ("snli", "test", "out_of_domain")
-_FROM_MNLI: tuple[str, str, Kind] = ("mnli", "validation", "out_of_domain")
-_FROM_SCITAIL: tuple[str, str, Kind] = ("scitail", "test", "out_of_domain")
-_AX: tuple[str, str, Kind] = ("ax", "test", "out_of_domain")
+_FROM_SNLI: tuple[str, str, SetKind] = ("snli", "test", "out_of_domain")
+_FROM_MNLI: tuple[str, str, SetKind] = ("mnli", "validation", "out_of_domain")
+_FROM_SCITAIL: tuple[str, str, SetKind] = ("scitail", "test", "out_of_domain")
+_AX: tuple[str, str, SetKind] = ("ax", "test", "out_of_domain")
 _OF_ANLI = (_FROM_SNLI, _FROM_MNLI, *_INFERENCE)
 
 #: The sets of each task: the task that holds the rows, its split, and what it tests.
-SETS: dict[str, tuple[tuple[str, str, Kind], ...]] = {
+SETS: dict[str, tuple[tuple[str, str, SetKind], ...]] = {
     "mnli": (_FROM_SNLI, _FROM_SCITAIL, _AX, *_INFERENCE),
     "xnli": (_FROM_SNLI, _FROM_SCITAIL, _AX, *_INFERENCE),
     "snli": (_FROM_MNLI, _FROM_SCITAIL, _AX, *_INFERENCE),
@@ -75,7 +75,7 @@ class EvaluationSet:
 
     name: str
     split: str
-    kind: Kind
+    kind: SetKind
     rows: Dataset
     label_names: tuple[str, ...] | None
     class_of_output: tuple[int, ...] | None
@@ -112,7 +112,7 @@ def load_evaluation_sets(task_name: str, data_dir: str | Path | None = None) -> 
     return EvaluationSets(sets, tuple(notes))
 
 
-def _load(task: Task, of: Task, split: str, kind: Kind, data_dir: str | Path | None) -> EvaluationSet:
+def _load(task: Task, of: Task, split: str, kind: SetKind, data_dir: str | Path | None) -> EvaluationSet:
     data = load_published(of, data_dir, splits=(split,))
     labels, relabel, class_of_output = common_classes(task.label_names, of.label_names)
     rows = data.splits[split]

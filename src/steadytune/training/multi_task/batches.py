@@ -13,7 +13,7 @@ from steadytune.heads.features import lengths_of
 from steadytune.training.sampling import grouped_order
 
 #: A task and the index of one of its rows.
-Place = tuple[str, int]
+TaskRow = tuple[str, int]
 
 # Keeps the numbers that interleave the tasks apart from those that shuffle the rows.
 _INTERLEAVING = 1
@@ -37,7 +37,7 @@ class TaskRows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return sum(map(len, self.features.values()))
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitem__(self, place: TaskRow) -> dict[str, Any]:
         task, index = place
         return {**self.features[task][index], "task": task}
 
@@ -55,7 +55,7 @@ class OneTask(Dataset[dict[str, Any]]):
         return {**self.features[index], "task": self.task}
 
 
-class TaskBatches(Sampler[list[Place]]):
+class TaskBatches(Sampler[list[TaskRow]]):
     """Batches of one task each; an epoch holds every row of every task once.
 
     Within a task the rows come in the order of single-task training with the same seed. Which task is next is drawn
@@ -97,7 +97,7 @@ class TaskBatches(Sampler[list[Place]]):
         """Called by the Trainer and by Accelerate before each epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[TaskRow]]:
         tasks = list(self.lengths)
         orders = [self._order(self.lengths[task]) for task in tasks]
         turns = np.repeat(np.arange(len(tasks)), [self.batches_of(t) for t in tasks])

@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         *("evaluation", "training", "models", "settings", "heads", "tasks", "integrations", "methods", "core"),
         "support",
     },
-    "report": {"comparison", "settings", "tasks", "support"},
+    "reporting": {"comparison", "settings", "tasks", "support"},
 }
 #: They may import everything.
 TOP = {"cli", "notebook", "__main__"}

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from steadytune.methods.wise_ft import WiseFT as wise_ft
     from steadytune.models.checkpoint.perturb import perturb_checkpoint as perturb_checkpoint
     from steadytune.notebook import compare as compare
-    from steadytune.report.report import report as report
+    from steadytune.reporting.report import report as report
 
 
 __all__ = ["__version__", *sorted(HOME)]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -31,7 +31,7 @@ HOME = {
     "radam": "steadytune.methods.radam:RAdam",
     "recadam": "steadytune.methods.recadam:RecAdam",
     "reinit": "steadytune.methods.reinit:Reinit",
-    "report": "steadytune.report.report:report",
+    "report": "steadytune.reporting.report:report",
     "sam": "steadytune.methods.sam:SAM",
     "slanted_triangular": "steadytune.methods.slanted_triangular:SlantedTriangular",
     "smart": "steadytune.methods.presets:smart",

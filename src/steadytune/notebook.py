@@ -11,7 +11,7 @@ from steadytune.comparison.compare import compare as run_comparison
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord
 from steadytune.comparison.remote import open_remote
-from steadytune.report.report import Report, report
+from steadytune.reporting.report import Report, report
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
 from steadytune.support.text import duration, plain_text

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from helpers import comparisons, tiny_model
+from helpers.comparing import InProcess, Notes, outcome
 from safetensors.torch import load_file
 
 from steadytune.cli import main
@@ -29,10 +30,8 @@ from steadytune.comparison.candidates import candidates
 from steadytune.comparison.compare import compare
 from steadytune.comparison.dry_run import plan_comparison
 from steadytune.comparison.engines import execute as engine
-from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import execute
 from steadytune.comparison.engines.local import LocalEngine
-from steadytune.comparison.kept_record import kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import Cell, Comparison, RunRecord, read_comparison, read_record
 from steadytune.comparison.reporter import SilentComparison
@@ -101,36 +100,8 @@ def _loaded(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None
     gc.freeze()
 
 
-class InProcess:
-    """An engine that makes the runs here, one after the other, and remembers what it made."""
-
-    def __init__(self) -> None:
-        self.made: list[RunPlan] = []
-
-    def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
-        for plan in plans:
-            if kept_record(plan) is None and plan.key != "probe":
-                self.made.append(plan)
-            yield execute(plan)
-
-    def close(self) -> None:
-        pass
-
-
 def compared(settings: CompareSettings, reporter: Any = None) -> Comparison:
     return compare(settings, reporter, engine=InProcess())
-
-
-def outcome(comparison: Comparison) -> list[Any]:
-    """All that must not depend on how often a comparison was interrupted."""
-    return [
-        (
-            cell.chosen_learning_rate,
-            [(r.candidate, r.learning_rate, r.seed, r.status, r.metrics) for r in (*cell.tuning, *cell.runs)],
-            [r.training.get("curve") for r in cell.runs],
-        )
-        for cell in comparison.cells
-    ]
 
 
 def run_of(cell: Cell, candidate: str, seed: int) -> RunRecord:
@@ -140,14 +111,6 @@ def run_of(cell: Cell, candidate: str, seed: int) -> RunRecord:
 def command(options: Mapping[str, Any], **changes: Any) -> list[str]:
     given = {**options, **changes}
     return ["compare", *(part for name, v in given.items() for part in (f"--{name.replace('_', '-')}", str(v)))]
-
-
-class Notes(SilentComparison):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 # ---------------------------------------------------------------- settings and candidates

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 from helpers import tiny_model
-from test_compare import InProcess, Notes, outcome
+from helpers.comparing import InProcess, Notes, outcome
 
 from steadytune.cli import main
 from steadytune.comparison.compare import compare

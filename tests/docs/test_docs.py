@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import comparisons, glue_rows, heads
-from test_compare import InProcess
+from helpers.comparing import InProcess
 
 from steadytune.cli import main
 from steadytune.methods.registry import method_classes

@@ -15,7 +15,7 @@ from helpers import comparisons
 import steadytune
 from steadytune import notebook as interactive
 from steadytune.errors import SettingsError
-from steadytune.report.report import Report
+from steadytune.reporting.report import Report
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 

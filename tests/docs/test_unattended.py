@@ -15,7 +15,7 @@ from helpers import glue_rows, tiny_model
 
 from steadytune.comparison.records import read_comparison
 from steadytune.heads.scores.metrics import compute_metrics
-from steadytune.report.report import report
+from steadytune.reporting.report import report
 
 tiny_folder = tiny_model.tiny_folder
 

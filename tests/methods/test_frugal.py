@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
+from helpers.one_example import as_function, cut, examples_of
 from references import smart as reference
-from test_smart_parity import as_function, cut, examples_of
 from torch import Tensor, nn
 
 from benchmarks import frugal

@@ -16,7 +16,7 @@ from fuzz_targets import data_seeds, emptied, nothing_trains
 from helpers import comparisons, tiny
 from safetensors.torch import load_file, save_file
 
-from steadytune.report.report import Report
+from steadytune.reporting.report import Report
 
 WEIGHTS, METRICS = "model/model.safetensors", "metrics.json"
 SHOWN_IN_FULL = 200

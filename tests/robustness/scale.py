@@ -40,7 +40,7 @@ def resident() -> int:
 def measure_report(folder: Path, runs: int) -> dict[str, Any]:
     """Write and read a comparison of so many runs, in every form; 20 candidates, 50 seeds."""
     from steadytune.comparison.records import FILE_NAME, read_comparison
-    from steadytune.report.report import Report
+    from steadytune.reporting.report import Report
     from steadytune.training.folder import write_json
 
     gains = {"none": (0.0, 0.0)} | {f"smart(weight={k}.0)": (0.001 * k, 0.004) for k in range(1, 20)}

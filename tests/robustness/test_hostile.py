@@ -332,7 +332,7 @@ def test_secrets_of_the_environment_are_nowhere(finished: Path) -> None:
 
 
 def test_a_report_reads_only_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from steadytune.report import measured as report_evaluation
+    from steadytune.reporting import measured as report_evaluation
 
     read: list[Path] = []
     monkeypatch.setattr(report_evaluation, "_read", read.append)

@@ -11,8 +11,8 @@ import pytest
 import scale
 from helpers import comparisons, tiny_model
 
-from steadytune.report.extent import EXTENTS, METHODS, SEEDS
-from steadytune.report.report import Report
+from steadytune.reporting.extent import EXTENTS, METHODS, SEEDS
+from steadytune.reporting.report import Report
 
 tiny_folder = tiny_model.tiny_folder
 

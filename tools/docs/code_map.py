@@ -10,7 +10,7 @@ SOURCE = ROOT / "src" / "steadytune"
 #: Above first: each folder imports only from those below it.
 FOLDERS = {
     "cli": "the verbs of the command line",
-    "report": "a comparison as a page, Markdown, CSV, JSON and a model card",
+    "reporting": "a comparison as a page, Markdown, CSV, JSON and a model card",
     "comparison": "many runs, and what they say about methods",
     "proposal": "what `init` proposes",
     "evaluation": "what a trained model is worth",

@@ -22,7 +22,7 @@ def is_felt(subject: Subject) -> None:
 
 
 def zero_is_plain(subject: Subject) -> None:
-    """At the settings named ``off_settings`` losses and weights are those of plain training, bit for bit, dropout on."""
+    """At its ``off_settings`` losses and weights are those of plain training, bit for bit, with dropout on."""
     assert subject.method.off_settings, "no off_settings are declared"
     plain, network = tiny.model(dropout=0.1), tiny.model(dropout=0.1)
     expected = tiny.loop(plain, None)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from helpers.one_example import as_function, cut, examples_of
 from references import smart as reference
 from torch import Tensor, nn
-from torch.nn import functional
 
 from steadytune import Stack, bregman, smart, smoothness
 from steadytune.core.authoring.method import LossMethod
@@ -22,31 +22,9 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 DIVERGENCES: dict[int, reference.Divergence] = {3: "symmetric_kl", 1: "squared_difference"}
 
 
-def as_function(model: nn.Module) -> reference.Model:
-    """The model as the references take it: no hook, no padding, no batch."""
-
-    def f(theta: reference.Theta, example: Tensor, delta: Tensor) -> Tensor:
-        embeddings = functional.embedding(example, theta[WORDS]) + delta
-        outputs = torch.func.functional_call(model, theta, (), {"inputs_embeds": embeddings[None]})
-        return outputs.logits[0]
-
-    return f
-
-
 def bert(labels: int, seed: int = 0) -> nn.Module:
     problem = "regression" if labels == 1 else "single_label_classification"
     return tiny.bert(num_labels=labels, problem_type=problem, dtype=torch.float64, seed=seed)
-
-
-def examples_of(batch: dict[str, Tensor]) -> list[Tensor]:
-    lengths = batch["attention_mask"].sum(1).tolist()
-    return [ids[:length] for ids, length in zip(batch["input_ids"], lengths, strict=True)]
-
-
-def cut(padded: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
-    """The real tokens of each example of a padded ``(batch, length, width)``."""
-    lengths = batch["attention_mask"].sum(1).tolist()
-    return [row[:length] for row, length in zip(padded, lengths, strict=True)]
 
 
 def move_teacher(stack: Stack, seed: int = 3) -> reference.Theta:

@@ -99,7 +99,7 @@ def _terminate_gently() -> Any:
 def _report(folder: Path) -> str:
     """Write the report, and say where it lies; without the packages it needs, say that."""
     try:
-        from steadytune.report.report import report
+        from steadytune.reporting.report import report
     except ImportError as error:
         return f"No report was written ({error}). All figures lie in {folder / 'comparison.json'}."
     page = report(folder).write(folder)[0]

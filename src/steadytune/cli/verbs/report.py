@@ -14,7 +14,7 @@ def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
     """Write every form of the report, and print the verdict and where the files lie."""
     if not folder.is_dir():
         raise SettingsError(f"{folder} is no folder: give the output folder of `steadytune compare`.")
-    from steadytune.report.report import report
+    from steadytune.reporting.report import report
 
     try:
         made = report(folder)

@@ -14,7 +14,7 @@ from rich.text import Text
 from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics, compare_cell
 from steadytune.comparison.statistics.paired_tests import Paired
 from steadytune.comparison.statistics.verdict import verdict
-from steadytune.report.words import label, size
+from steadytune.reporting.words import label, size
 from steadytune.support.text import chance, duration, interval_or_dash, number, printable, rate, ratio, signed
 
 if TYPE_CHECKING:

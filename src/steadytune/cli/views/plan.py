@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from steadytune.cli.views.console import PlainTable, show_lines
-from steadytune.report.words import label, size
+from steadytune.reporting.words import label, size
 from steadytune.support.text import rate, ratio
 
 if TYPE_CHECKING:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks.files import delimited as csv_files
-from steadytune.tasks.files import json_lines
-from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files import delimited, json_lines, parquet
 from steadytune.tasks.files.faulty_cells import FaultyCells
 from steadytune.tasks.files.places import file_place, no_rows
 from steadytune.tasks.files.sources import Source
@@ -95,11 +93,11 @@ def read_columns(source: Source, columns: Columns, *, lists: bool = False, fault
 def read_texts(source: Source, names: Sequence[str]) -> Table:
     """Return the named columns of texts; raises DataError as `read_columns` does."""
     if source.format == "parquet":
-        table = parquet_files.read(source, names, None)
+        table = parquet.read(source, names, None)
     elif source.format == "json lines":
         table = json_lines.read(source, names, None)
     else:
-        table = csv_files.read(source, names)
+        table = delimited.read(source, names)
     if table.num_rows == 0:
         raise no_rows(source.path)
     check_filled(source, names, table)
@@ -124,18 +122,18 @@ def column_names(source: Source) -> list[str]:
     if source.format == "conll":
         return []
     if source.format == "parquet":
-        return parquet_files.column_names(source)
+        return parquet.column_names(source)
     if source.format == "json lines":
         return json_lines.column_names(source)
-    return csv_files.column_names(source)
+    return delimited.column_names(source)
 
 
 def _read(source: Source, columns: Columns, lists: bool) -> Table:
     if source.format == "parquet":
-        return parquet_files.read(source, columns.texts, columns.label, lists=lists)
+        return parquet.read(source, columns.texts, columns.label, lists=lists)
     if source.format == "json lines":
         return json_lines.read(source, columns.texts, columns.label, lists=lists)
-    return csv_files.read(source, [*columns.texts, columns.label])
+    return delimited.read(source, [*columns.texts, columns.label])
 
 
 def _near(name: str, found: list[str]) -> str:

@@ -14,8 +14,7 @@ from steadytune.tasks.answer_columns import (
     first_misplaced_answer,
     with_unique_identifiers,
 )
-from steadytune.tasks.files import json_lines
-from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files import json_lines, parquet
 from steadytune.tasks.files.columns import Columns, check_columns, check_filled, column_names
 from steadytune.tasks.files.places import file_place, no_rows, row_place
 from steadytune.tasks.files.sources import Source, text_buffer
@@ -84,9 +83,9 @@ class QuestionReader:
         texts = (self.columns.text, str(self.columns.text_pair))
         identified = IDENTIFIER in column_names(source)
         if source.format == "parquet":
-            table = parquet_files.read(source, texts, None)
+            table = parquet.read(source, texts, None)
             names = [self.columns.label, *([IDENTIFIER] if identified else [])]
-            others = parquet_files.read_raw(source, names)
+            others = parquet.read_raw(source, names)
         else:
             fields = [*((name, pa.string()) for name in texts), (self.columns.label, answer_type())]
             identifiers = [(IDENTIFIER, pa.string()), (IDENTIFIER, pa.int64())] if identified else []

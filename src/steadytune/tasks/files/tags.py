@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
-from steadytune.tasks.files import json_lines
-from steadytune.tasks.files import parquet as parquet_files
+from steadytune.tasks.files import json_lines, parquet
 from steadytune.tasks.files.columns import Columns, check_columns, column_names, first_true
 from steadytune.tasks.files.places import file_place, no_rows, row_place
 from steadytune.tasks.files.sources import Source, text_buffer
@@ -109,7 +108,7 @@ class TagReader:
         arrow: Any = compute
         names = (self.columns.text, self.columns.label)
         if source.format == "parquet":
-            table = parquet_files.read_raw(source, names)
+            table = parquet.read_raw(source, names)
         else:
             kinds = (pa.list_(pa.string()), pa.list_(pa.int64()))
             schemas = [pa.schema([(names[0], kinds[0]), (names[1], kind)]) for kind in kinds]

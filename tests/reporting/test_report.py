@@ -26,11 +26,11 @@ from steadytune.cli import main
 from steadytune.cli.views.comparison import show_comparison
 from steadytune.comparison.records import FILE_NAME, Comparison, comparison_from_json
 from steadytune.errors import SettingsError
-from steadytune.report.curves import size_curves, sweep_curves, training_curves
-from steadytune.report.measured import calibration_curves, calibration_rows, robustness_curves
-from steadytune.report.plots import spread
-from steadytune.report.report import Report, report
-from steadytune.report.words import table_cell
+from steadytune.reporting.curves import size_curves, sweep_curves, training_curves
+from steadytune.reporting.measured import calibration_curves, calibration_rows, robustness_curves
+from steadytune.reporting.plots import spread
+from steadytune.reporting.report import Report, report
+from steadytune.reporting.words import table_cell
 from steadytune.support.text import plain_text, shortened, signed
 from steadytune.tasks.named.registry import task_record
 

@@ -17,18 +17,22 @@ from markupsafe import escape
 
 from steadytune.comparison.records import Comparison, RunRecord, read_comparison
 from steadytune.comparison.unfinished import unfinished
-from steadytune.report import words as report_text
-from steadytune.report.measured import calibration_rows, figure_rows, with_evaluations
-from steadytune.report.model_card import model_cards
-from steadytune.report.views import CellView, ReportData, report_data
+from steadytune.reporting import words
+from steadytune.reporting.measured import calibration_rows, figure_rows, with_evaluations
+from steadytune.reporting.model_card import model_cards
+from steadytune.reporting.views import CellView, ReportData, report_data
+from steadytune.support import text
 from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.text import plain_text
 from steadytune.version import __version__
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
-FILTERS = (
-    "plain_text", "label", "number", "signed", "interval_or_dash", "ratio", "chance", "rate", "size", "duration",
-    "table_cell", "percent",
-)  # fmt: skip
+FILTERS = {
+    **{name: getattr(words, name) for name in ("label", "size", "table_cell")},
+    **{name: getattr(text, name) for name in (
+        "plain_text", "number", "signed", "interval_or_dash", "ratio", "chance", "rate", "duration", "percent",
+    )},
+}  # fmt: skip
 #: Runs of a comparison whose json file is laid out for people.
 LAID_OUT = 1000
 HTML, MARKDOWN, CSV, JSON, CARD = "report.html", "report.md", "report.csv", "report.json", "model-card.md"
@@ -68,7 +72,7 @@ class Report:
 
     def html(self) -> str:
         """One page with its style and pictures; it has no scripts and fetches nothing."""
-        from steadytune.report.figures import figures
+        from steadytune.reporting.figures import figures
 
         return _template("report.html").render(figures=figures(self.data), **self._names())
 
@@ -184,7 +188,6 @@ class Report:
             "comparison": self.comparison,
             "missing": self.missing,
             "version": __version__,
-            "text": report_text,
             "calibration_rows": calibration_rows,
             "figure_rows": figure_rows,
         }
@@ -242,7 +245,7 @@ def _lines(view: CellView, stage: str, run: RunRecord) -> list[dict[str, Any]]:
 def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    text = report_text.plain_text(value)
+    text = plain_text(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
@@ -271,12 +274,12 @@ def _write(path: str | Path, text: str) -> Path:
 
 def _template(name: str) -> Any:
     environment = Environment(
-        loader=PackageLoader("steadytune.report", "templates"),
+        loader=PackageLoader("steadytune.reporting", "templates"),
         autoescape=name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(report_text, name) for name in FILTERS}
+    environment.filters |= FILTERS
     environment.filters["as_json"] = lambda value: json.dumps(_finite(value), ensure_ascii=False, sort_keys=True)
     return environment.get_template(name)

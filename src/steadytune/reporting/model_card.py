@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from steadytune.comparison.records import RunRecord
 from steadytune.errors import SettingsError
-from steadytune.report.views import CellView, ReportData
-from steadytune.report.words import label, size, table_cell
+from steadytune.reporting.views import CellView, ReportData
+from steadytune.reporting.words import label, size, table_cell
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import number, plain_text, rate
 from steadytune.tasks.named.registry import task_record

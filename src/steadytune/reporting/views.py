@@ -20,8 +20,8 @@ from steadytune.comparison.statistics.cells import (
     compare_cell,
 )
 from steadytune.comparison.statistics.verdict import Verdict, headline, verdict
-from steadytune.report.published import Beside, beside_published
-from steadytune.report.words import label, size
+from steadytune.reporting.published import Beside, beside_published
+from steadytune.reporting.words import label, size
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import plain_text
 

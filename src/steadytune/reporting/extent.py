@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from steadytune.report.curves import CurveView
-from steadytune.report.views import CellView, MethodView
+from steadytune.reporting.curves import CurveView
+from steadytune.reporting.views import CellView, MethodView
 
 #: Methods in a plot, beside plain training.
 METHODS = 8

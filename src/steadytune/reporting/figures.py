@@ -7,12 +7,12 @@ from functools import partial
 
 from markupsafe import Markup
 
-from steadytune.report import plots
-from steadytune.report.curves import CurveView, size_curves, sweep_curves, training_curves
-from steadytune.report.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
-from steadytune.report.measured import calibration_curves, robustness_curves
-from steadytune.report.svg import Draw, inline
-from steadytune.report.views import CellView, MethodView, ReportData
+from steadytune.reporting import plots
+from steadytune.reporting.curves import CurveView, size_curves, sweep_curves, training_curves
+from steadytune.reporting.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
+from steadytune.reporting.measured import calibration_curves, robustness_curves
+from steadytune.reporting.svg import Draw, inline
+from steadytune.reporting.views import CellView, MethodView, ReportData
 from steadytune.support.text import interval, number, plain_text, ratio, signed
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steadytune.comparison.records import RunRecord
-from steadytune.report.views import CellView, MethodView, ReportData, is_number
-from steadytune.report.words import label, size
+from steadytune.reporting.views import CellView, MethodView, ReportData, is_number
+from steadytune.reporting.words import label, size
 from steadytune.support.text import plain_text
 
 CURVE_POINTS = 120

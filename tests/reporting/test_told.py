@@ -33,9 +33,9 @@ from steadytune.comparison.unfinished import unfinished
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run
 from steadytune.heads.scores.metrics import compute_metrics
-from steadytune.report.model_card import best_run
-from steadytune.report.report import Report
-from steadytune.report.words import table_cell
+from steadytune.reporting.model_card import best_run
+from steadytune.reporting.report import Report
+from steadytune.reporting.words import table_cell
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.plain_yaml import write_yaml
 from steadytune.support.text import interval, plain_text, signed

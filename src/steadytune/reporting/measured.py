@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.comparison.records import Cell, Comparison, RunRecord, read_json
-from steadytune.report.curves import CurveView, Line, candidate_lines
-from steadytune.report.views import CellView, is_number
-from steadytune.report.words import label
+from steadytune.reporting.curves import CurveView, Line, candidate_lines
+from steadytune.reporting.views import CellView, is_number
+from steadytune.reporting.words import label
 from steadytune.support.text import plain_text
 
 FILE, FORMAT = "evaluation.json", 1

@@ -13,8 +13,8 @@ from steadytune.comparison.candidates import candidates
 from steadytune.comparison.compare import compare
 from steadytune.comparison.engines.execute import execute
 from steadytune.errors import SettingsError
-from steadytune.report.published import beside_published
-from steadytune.report.report import Report, report
+from steadytune.reporting.published import beside_published
+from steadytune.reporting.report import Report, report
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.published import Published
 from steadytune.settings.resolve import resolve

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from steadytune.report.curves import CurveView
-from steadytune.report.extent import some
-from steadytune.report.svg import BAD, GOOD, GRID, INK, MUTED, SURFACE, WIDE, axes, canvas, height, series, tip
-from steadytune.report.views import Gain, MethodView
+from steadytune.reporting.curves import CurveView
+from steadytune.reporting.extent import some
+from steadytune.reporting.svg import BAD, GOOD, GRID, INK, MUTED, SURFACE, WIDE, axes, canvas, height, series, tip
+from steadytune.reporting.views import Gain, MethodView
 from steadytune.support.text import interval, shortened, signed
 
 LABEL_GAP = 15.0

@@ -237,7 +237,7 @@ def defined(path: Path) -> set[str]:
 
 def test_every_function_that_the_papers_are_mapped_to_exists():
     text = (ROOT / "docs" / "concepts" / "algorithms.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+/\w+\.py)` `([\w.]+)`", text)
+    named = re.findall(r"`((?:\w+/)+\w+\.py)` `([\w.]+)`", text)
     assert len(named) > 40
     assert not [f"{file} {name}" for file, name in named if name not in defined(SOURCE / file)]
 

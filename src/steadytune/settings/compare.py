@@ -40,8 +40,8 @@ class CompareSettings(TrainSettings):
 
     Example:
         >>> settings = CompareSettings(task="movie-reviews", train_size=500, methods="smart,noisytune+smart", seeds=3)
-        >>> settings.tasks, settings.train_sizes, [c.label for c in candidates(settings)]
-        (['movie-reviews'], ['500'], ['none', 'smart', 'noisytune+smart'])
+        >>> settings.tasks, settings.train_sizes, settings.seeds
+        (['movie-reviews'], ['500'], 3)
     """
 
     #: A run's own names, each for one value of the setting that is called otherwise here.

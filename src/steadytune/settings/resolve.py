@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from steadytune.settings.expressions import scalar
 from steadytune.settings.of_verbs import of_another_verb
 from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml
-from steadytune.support.text import excerpt
+from steadytune.support.text import excerpt, is_url
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -84,6 +85,40 @@ def at_scale(values: dict[str, Any], scale: str | None, config: str | Path | Non
     return {**values, **chosen}
 
 
+#: Settings that name a file or a folder.
+PATHS = ("train_file", "validation_file", "test_file", "data_dir", "output_dir", "model")
+
+
+def from_its_folder(values: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
+    """Count the relative paths of a configuration from the folder that it is in.
+
+    A model is a name unless that folder holds it. The configuration that a run keeps in its output folder counts from
+    where the run was started, as the command did.
+
+    >>> from_its_folder({"train_file": "rows.csv", "model": "minilm"}, "suites/first.yaml")
+    {'train_file': 'suites/rows.csv', 'model': 'minilm'}
+    """
+    folder, found = Path(config).expanduser().parent, dict(values)
+    output = values.get("output_dir")
+    is_kept = isinstance(output, str) and not is_url(output) and _same_folder(Path(output), folder)
+    if is_kept or _same_folder(folder, Path()):
+        return found
+    for name in PATHS:
+        path = values.get(name)
+        if not isinstance(path, str) or not path or path.startswith("~") or is_url(path) or "\0" in path:
+            continue
+        if name != "model" or (folder / path).is_dir():
+            found[name] = os.path.normpath(folder / path)
+    return found
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    try:
+        return one.expanduser().resolve() == other.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL
+        return False
+
+
 Settings = TypeVar("Settings", bound=TrainSettings)
 
 
@@ -110,7 +145,7 @@ def resolve(
     """
     if scale is not None and config is None:
         raise SettingsError(f"--scale {scale}: scales are in a configuration file; give one with --config.")
-    values = at_scale(read_config(config), scale, config) if config is not None else {}
+    values = from_its_folder(at_scale(read_config(config), scale, config), config) if config is not None else {}
     values["set"] = _merged(values.get("set"), options.get("set"))
     if values.get("trust_remote_code") and options.get("trust_remote_code") is None:
         raise SettingsError(

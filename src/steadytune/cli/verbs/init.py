@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from steadytune.cli.views.console import show_lines
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.proposal.configuration import configuration, cost, recommended, seen
 from steadytune.proposal.first_look import Look, first_look
-from steadytune.settings.resolve import resolve_settings
+from steadytune.settings.resolve import PATHS, resolve_settings
 from steadytune.support.atomic_files import replaced_when_whole
 
 VERBS = ("compare", "train")
@@ -30,12 +31,22 @@ def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overw
     if "test_file" not in given and "task" not in given:
         given = given | {"hold_out": True}
     look = first_look(resolve_settings(given))
-    text = configuration(look, given, verb, str(output))
+    text = configuration(look, _as_seen_from(output.parent, given), verb, str(output))
     output.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_whole(output) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     if not quiet:
         _show(look, output, verb)
+
+
+def _as_seen_from(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite relative paths, because those of a configuration count from its folder."""
+    paths = {name: str(given[name]) for name in PATHS if name in given}
+    found = {name: path for name, path in paths.items() if name != "model" or Path(path).is_dir()}
+    relative = {name: path for name, path in found.items() if not os.path.isabs(path) and not path.startswith("~")}
+    if folder.resolve() == Path.cwd():
+        return given
+    return given | {name: os.path.relpath(path, folder) for name, path in relative.items()}
 
 
 def _show(look: Look, output: Path, verb: str) -> None:

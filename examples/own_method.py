@@ -15,11 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from steadytune.core.authoring.cost import Cost
-from steadytune.core.authoring.hyperparameters import hyperparameter
-from steadytune.core.authoring.method import LossMethod
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Step
+from steadytune.core.authoring import Cost, LossMethod, PerItem, Step, hyperparameter
 
 
 @dataclass(frozen=True)

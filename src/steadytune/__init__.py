@@ -1,68 +1,24 @@
-"""steadytune: fine-tuning of pretrained transformers that holds steady on little data.
+"""Stable fine-tuning of pretrained transformers on small datasets.
 
 Names are imported when they are first used, so that ``import steadytune`` and the command line's help stay fast.
+``__init__.pyi`` has the same names for type checkers and editors; ``tools/docs/generate.py`` writes it.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from steadytune.names import HOME
-from steadytune.version import __version__
-
-if TYPE_CHECKING:
-    from steadytune.core.stack.explain import Explanation as Explanation
-    from steadytune.core.stack.stack import Stack as Stack
-    from steadytune.errors import SteadytuneError as SteadytuneError
-    from steadytune.integrations.transformers.trainer import SteadyMixin as SteadyMixin
-    from steadytune.integrations.transformers.trainer import SteadyTrainer as SteadyTrainer
-    from steadytune.methods.alum import Alum as alum
-    from steadytune.methods.bregman import Bregman as bregman
-    from steadytune.methods.child_tuning import ChildTuning as child_tuning
-    from steadytune.methods.freeat import FreeAT as freeat
-    from steadytune.methods.freelb import FreeLB as freelb
-    from steadytune.methods.freeze import Freeze as freeze
-    from steadytune.methods.gradual_unfreezing import GradualUnfreezing as gradual_unfreezing
-    from steadytune.methods.l2_sp import L2SP as l2_sp
-    from steadytune.methods.layerwise_decay import LayerwiseDecay as layerwise_decay
-    from steadytune.methods.mixout import Mixout as mixout
-    from steadytune.methods.neftune import NEFTune as neftune
-    from steadytune.methods.noisytune import NoisyTune as noisytune
-    from steadytune.methods.noisytune import perturb_weights as perturb_weights
-    from steadytune.methods.pgd import PGD as pgd
-    from steadytune.methods.presets import asam as asam
-    from steadytune.methods.presets import ema as ema
-    from steadytune.methods.presets import mean_teacher as mean_teacher
-    from steadytune.methods.presets import r4f as r4f
-    from steadytune.methods.presets import smart as smart
-    from steadytune.methods.presets import swa as swa
-    from steadytune.methods.r3f import R3F as r3f
-    from steadytune.methods.r_drop import RDrop as r_drop
-    from steadytune.methods.radam import RAdam as radam
-    from steadytune.methods.recadam import RecAdam as recadam
-    from steadytune.methods.reinit import Reinit as reinit
-    from steadytune.methods.sam import SAM as sam
-    from steadytune.methods.slanted_triangular import SlantedTriangular as slanted_triangular
-    from steadytune.methods.smoothness import Smoothness as smoothness
-    from steadytune.methods.spectral_norm import SpectralNorm as spectral_norm
-    from steadytune.methods.vat import VirtualAdversarialTraining as vat
-    from steadytune.methods.weight_averaging import WeightAveraging as weight_averaging
-    from steadytune.methods.wise_ft import WiseFT as wise_ft
-    from steadytune.models.checkpoint.perturb import perturb_checkpoint as perturb_checkpoint
-    from steadytune.notebook import compare as compare
-    from steadytune.reporting.report import report as report
+from steadytune.names import OTHERS, load, public
+from steadytune.version import __version__ as __version__
 
 
-__all__ = ["__version__", *sorted(HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in HOME:
+def __getattr__(name: str) -> object:
+    if name == "__all__":  # asked for by `from steadytune import *`
+        return ["__version__", *public()]
+    if name in OTHERS:
+        return load(OTHERS[name])
+    if name not in public():
         raise AttributeError(f"module 'steadytune' has no attribute {name!r}")
-    module, attribute = HOME[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load(public()[name])
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *public()])

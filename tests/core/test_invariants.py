@@ -780,7 +780,7 @@ class OtherWeights(WeightMethod):
         ([bregman(), smart()], "bregman is in the stack twice"),
         ([noisytune(), OtherWeights()], "noisytune and other-weights cannot train together: both own the initial"),
         ([smart], "smart was not called: write smart()"),
-        (["smart"], "'smart' is a name, not a method: write smart()"),
+        (["smart", smoothness()], "smoothness is in the stack twice"),
         ([noisytune], "NoisyTune is a class, not a method: write noisytune()"),
     ],
 )
@@ -794,6 +794,9 @@ def test_conflicts_are_refused_at_construction(methods: list[Any], said: str) ->
 def test_groups_and_methods_mix() -> None:
     stack = Stack([noisytune(), [smart()]])
     assert str(stack) == "noisytune + smoothness + bregman"
+    assert Stack(["noisytune", ["smart"]]).methods == stack.methods
+    assert Stack("smart").methods == smart()
+    assert Stack("none").methods == Stack(["none"]).methods == ()
     assert all(isinstance(m, Method) for m in stack.methods)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from code_map import code_map
 from evidence import evidence_table
+from public_names import public_names
 from question_tables import question_tables
 from speed_table import missed_table, speed_tables
 from suite_table import suite_table
@@ -42,6 +43,7 @@ START_PAGE = DOCS / "index.md"
 README = ROOT / "README.md"
 _TABLE = "<!-- The table is written by tools/docs/generate.py. -->\n"
 _END = "<!-- end of the table -->"
+STUB = ROOT / "src" / "steadytune" / "__init__.pyi"
 FAMILIES_PAGE = DOCS / "methods" / "families.md"
 
 
@@ -209,6 +211,7 @@ def generated() -> dict[Path, str]:
         PAGE: page(),
         SETTINGS_PAGE: settings_page(),
         MAP_PAGE: code_map(),
+        STUB: public_names(),
         TASKS_PAGE: _with_table(TASKS_PAGE, tasks_table()),
         QUESTIONS_PAGE: _with_table(QUESTIONS_PAGE, question_tables()),
         SUITES_PAGE: _with_table(SUITES_PAGE, suite_table()),

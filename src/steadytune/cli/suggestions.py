@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
+
+from steadytune import names
 
 #: Parts of `steadytune evaluate`.
 PARTS = (
@@ -18,15 +18,9 @@ HEADS = (
 
 
 def method_names() -> list[str]:
-    """All methods by name, as `methods.registry.all_methods` has them: read from its source, which imports torch."""
-    from importlib.metadata import entry_points  # slow to import, and not needed for --help
-    from importlib.util import find_spec
-
-    spec = find_spec("steadytune.methods.registry")
-    assert spec is not None
-    assert spec.origin is not None
-    ours = re.findall(r'Entry\(\s*"([\w.]+)"', Path(spec.origin).read_text(encoding="utf-8"))
-    return [*ours, *(point.name for point in entry_points(group="steadytune.methods") if point.name not in ours)]
+    """Return all methods by name, as `methods.registry.all_methods` has them, without importing torch."""
+    ours = names.methods()
+    return [*ours, *(point.name for point in names.plugins() if point.name not in ours)]
 
 
 def single_methods(incomplete: str) -> list[str]:

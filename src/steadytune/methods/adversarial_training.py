@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from steadytune.core.arithmetic.ascent import ascend_in_l2
-from steadytune.core.authoring.method import (
+from steadytune.core.authoring import (
     ADVERSARY,
     BACKWARD,
     TASK_EMBEDDINGS,
     TASK_LOSS,
+    Passes,
     StepMethod,
     hyperparameter,
 )
-from steadytune.core.authoring.passes import Passes
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.authoring.cost import Cost, searched_term
-from steadytune.core.authoring.method import LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring import Cost, LossMethod, Masks, PerItem, Step, hyperparameter, searched_term
 from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
@@ -36,6 +33,7 @@ class Alum(LossMethod):
     """
 
     name: ClassVar[str] = "alum"
+    summary: ClassVar[str] = "smoothness at the output of a hidden layer"
     paper: ClassVar[str] = "ALUM, Liu et al., arXiv 2004.08994, alg. 1"
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1, "noise_std": 0.1, "step_size": 0.1}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"layer": 2, "masks": "same", "ascent_steps": 2},)

@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
-from steadytune.core.authoring.thinning import thinned
+from steadytune.core.authoring import Cost, LossMethod, Masks, PerItem, Step, hyperparameter, thinned
 from steadytune.core.state.teacher import Teacher
 from steadytune.errors import HostError, MethodError
 
@@ -37,6 +34,7 @@ class Bregman(LossMethod):
     """
 
     name: ClassVar[str] = "bregman"
+    summary: ClassVar[str] = "stays near a moving average of its own past"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 3"
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 5.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = (

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from steadytune.core.arithmetic import randomness
-from steadytune.core.authoring.method import OptimizerMethod, hyperparameter
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import OptimizerMethod, Training, hyperparameter
 from steadytune.core.model.layers import depths, layer_lists
 from steadytune.core.model.sharding import laid_like
 from steadytune.errors import CheckpointError, HostError
@@ -59,6 +58,7 @@ class ChildTuning(OptimizerMethod):
     """
 
     name: ClassVar[str] = "child_tuning"
+    summary: ClassVar[str] = "updates only a part of the weights: at random, or the most informative"
     paper: ClassVar[str] = "Child-Tuning, Xu et al., EMNLP 2021, algorithm 1"
     off_settings: ClassVar[Mapping[str, Any]] = {"share": 1.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"variant": "D"},)

@@ -8,8 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import nn
 
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring import Masks, PerItem, Step
 
 logger = logging.getLogger("steadytune")
 

@@ -1,4 +1,4 @@
-"""One entry of the registry, and the entries that other packages bring."""
+"""Entries of the registry: how a preset declares itself, and what other packages bring."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
+from typing import TypeVar
 
-from steadytune.core.authoring.method import Method
+from steadytune import names
+from steadytune.core.authoring import Method
 
 logger = logging.getLogger("steadytune")
 
 Built = Method | tuple[Method, ...]
-
-#: The group of entry points under which a package offers its methods.
-GROUP = "steadytune.methods"
+Function = TypeVar("Function", bound=Callable[..., Built])
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Entry:
         name: as written in configurations and on the command line.
         build: a method's class, or a function that returns one method or several.
         summary: a few words for tables.
-        open_settings: the class that takes what the function does not name itself.
+        open_settings: the class that takes the settings that the function does not name itself.
     """
 
     name: str
@@ -34,8 +34,16 @@ class Entry:
     summary: str
     open_settings: type[Method] | None = None
 
+    @classmethod
+    def of(cls, name: str, build: Callable[..., Built]) -> Entry:
+        """Make the entry of a method's class, or of a preset."""
+        if inspect.isclass(build) and issubclass(build, Method):
+            return cls(name, build, build.summary or (inspect.getdoc(build) or "").split("\n")[0])
+        facts = _PRESETS[getattr(build, "__func__", build if inspect.isfunction(build) else type(build).__call__)]
+        return cls(name, build, *facts)
+
     def settings(self) -> tuple[str, ...]:
-        """Names of the settings that the builder takes."""
+        """Return the names of the settings that the builder takes."""
         names = []
         for parameter in inspect.signature(self.build).parameters.values():
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
@@ -45,13 +53,33 @@ class Entry:
         return tuple(names)
 
     def methods(self) -> tuple[Method, ...]:
-        """What the entry stands for, with default settings."""
+        """Build the methods of the entry with default settings."""
         built = self.build()
         return (built,) if isinstance(built, Method) else built
 
 
+_PRESETS: dict[Callable[..., Built], tuple[str, type[Method] | None]] = {}
+
+
+def preset(summary: str, *, takes: type[Method] | None = None) -> Callable[[Function], Function]:
+    """Declare a function of a module in this folder as a preset, which gets the function's name everywhere.
+
+    A class whose one instance is the preset declares its ``__call__``, and each variant as a method of its own.
+
+    Args:
+        summary: a few words for tables.
+        takes: the class that takes the settings that the function does not name itself.
+    """
+
+    def declare(function: Function) -> Function:
+        _PRESETS[function] = (summary, takes)
+        return function
+
+    return declare
+
+
 def plugins(taken: Collection[str]) -> Iterator[Entry]:
-    """The methods that installed packages offer under the entry point group ``steadytune.methods``.
+    """Yield the methods that installed packages offer under the entry point group ``steadytune.methods``.
 
     One that cannot be loaded, or that takes a name that exists, is left out with a warning, so that a fault of one
     package does not stop the others.
@@ -59,7 +87,7 @@ def plugins(taken: Collection[str]) -> Iterator[Entry]:
     Args:
         taken: names that are not free.
     """
-    for point in entry_points(group=GROUP):
+    for point in names.plugins():
         reason = "the name is taken" if point.name in taken else ""
         try:
             found = None if reason else point.load()
@@ -68,7 +96,7 @@ def plugins(taken: Collection[str]) -> Iterator[Entry]:
             elif found is not None and found.name != point.name:
                 reason = f"its name is {found.name!r}"
             elif found is not None:
-                yield Entry(point.name, found, (inspect.getdoc(found) or "").split("\n")[0])
+                yield Entry.of(point.name, found)
         except Exception as error:  # whatever the other package does while it is imported
             reason = f"{type(error).__name__}: {error}"
         if reason:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core.arithmetic import randomness
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import Training
 from steadytune.core.model.sharding import is_sharded_model, mean_of_processes
 from steadytune.errors import HostError
 

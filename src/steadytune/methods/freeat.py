@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.authoring.cost import PLAIN_STEP
-from steadytune.core.authoring.method import Cost, on_a_clean_pass
-from steadytune.core.authoring.passes import Passes
+from steadytune.core.authoring import PLAIN_STEP, Cost, Passes, on_a_clean_pass
 from steadytune.methods.adversarial_training import AdversarialTraining
 
 
@@ -32,6 +30,7 @@ class FreeAT(AdversarialTraining):
     """
 
     name: ClassVar[str] = "freeat"
+    summary: ClassVar[str] = "pgd with an update of the weights after each step"
     paper: ClassVar[str] = "Shafahi et al., NeurIPS 2019, algorithm 1"
     whole_batch: ClassVar[bool] = True
     updates_within: ClassVar[bool] = True

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.authoring.cost import PLAIN_STEP
-from steadytune.core.authoring.method import Cost, on_a_clean_pass
-from steadytune.core.authoring.passes import Passes
+from steadytune.core.authoring import PLAIN_STEP, Cost, Passes, on_a_clean_pass
 from steadytune.methods.adversarial_training import AdversarialTraining
 
 
@@ -31,6 +29,7 @@ class FreeLB(AdversarialTraining):
     """
 
     name: ClassVar[str] = "freelb"
+    summary: ClassVar[str] = "pgd with the gradients of all steps in one update"
     paper: ClassVar[str] = "Zhu et al., ICLR 2020, algorithm 1"
     off_settings: ClassVar[Mapping[str, Any]] = {"ascent_steps": 1, "step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from steadytune.core.authoring.method import TRAINABLE, ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import TRAINABLE, Attachment, ModelMethod, Training, hyperparameter
 from steadytune.core.model.layers import depths, layer_lists
 from steadytune.errors import HostError
 
@@ -26,6 +25,7 @@ class Freeze(ModelMethod):
     """
 
     name: ClassVar[str] = "freeze"
+    summary: ClassVar[str] = "keeps the embeddings and the lowest layers as they are"
     paper: ClassVar[str] = "Lee et al., 2019, arXiv:1911.03090"
     claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
     #: Attaches first, so that no average is kept of what is frozen; it has nothing to do at the end.

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.authoring.method import TRAINABLE, ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import TRAINABLE, Attachment, ModelMethod, Training, hyperparameter
 from steadytune.core.model.layers import depths, layer_lists
 from steadytune.errors import HostError
 from steadytune.methods.freeze import require_gradients_to_flow
@@ -29,6 +28,7 @@ class GradualUnfreezing(ModelMethod):
     """
 
     name: ClassVar[str] = "gradual_unfreezing"
+    summary: ClassVar[str] = "layers join the training one by one from the top"
     paper: ClassVar[str] = "ULMFiT, Howard & Ruder, ACL 2018, section 3.3"
     claims: ClassVar[frozenset[str]] = frozenset({TRAINABLE})
     leaves_weights_out: ClassVar[bool] = True

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Step
+from steadytune.core.authoring import Cost, LossMethod, PerItem, Step, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class L2SP(LossMethod):
     """
 
     name: ClassVar[str] = "l2_sp"
+    summary: ClassVar[str] = "a penalty on the distance to the pretrained weights"
     paper: ClassVar[str] = "L2-SP, Li et al., ICML 2018, sec. 3"
     keeps_pretrained: ClassVar[bool] = True
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 1.0}

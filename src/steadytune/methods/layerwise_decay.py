@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.authoring.method import OptimizerMethod, hyperparameter
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import OptimizerMethod, Training, hyperparameter
 from steadytune.core.model.layers import depths, layer_lists
 from steadytune.errors import HostError
 from steadytune.methods.optimizer_groups import require_unused
@@ -29,6 +28,7 @@ class LayerwiseDecay(OptimizerMethod):
     """
 
     name: ClassVar[str] = "layerwise_decay"
+    summary: ClassVar[str] = "smaller learning rates for lower layers"
     paper: ClassVar[str] = "Howard & Ruder, ACL 2018, section 3.2; Zhang et al., ICLR 2021"
     off_settings: ClassVar[Mapping[str, Any]] = {"factor": 1.0}
     strong_settings: ClassVar[Mapping[str, Any]] = {"factor": 0.5}

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from steadytune.core.authoring.method import Cost, ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import Attachment, Cost, ModelMethod, Training, hyperparameter
 from steadytune.core.model.sharding import whole
 from steadytune.errors import HostError
 
@@ -35,6 +34,7 @@ class Mixout(ModelMethod):
     """
 
     name: ClassVar[str] = "mixout"
+    summary: ClassVar[str] = "weights go back to the pretrained ones at random, as in dropout"
     paper: ClassVar[str] = "Lee et al., ICLR 2020, eq. 5"
     keeps_pretrained: ClassVar[bool] = True
     off_settings: ClassVar[Mapping[str, Any]] = {"probability": 0.0}

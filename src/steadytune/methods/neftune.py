@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from steadytune.core.arithmetic import noise
-from steadytune.core.authoring.method import TASK_EMBEDDINGS, ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import TASK_EMBEDDINGS, Attachment, ModelMethod, Training, hyperparameter
 from steadytune.core.model.precision import precision_now
 from steadytune.core.model.tap import EmbeddingFacts, is_length_first, word_embedding
 from steadytune.errors import HostError
@@ -35,6 +34,7 @@ class NEFTune(ModelMethod):
     """
 
     name: ClassVar[str] = "neftune"
+    summary: ClassVar[str] = "random noise on the word embeddings while training"
     paper: ClassVar[str] = "NEFTune, Jain et al., ICLR 2024, alg. 1"
     claims: ClassVar[frozenset[str]] = frozenset({TASK_EMBEDDINGS})
     off_settings: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}

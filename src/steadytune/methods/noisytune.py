@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.authoring.method import INITIAL_WEIGHTS, WeightMethod, hyperparameter
+from steadytune.core.authoring import INITIAL_WEIGHTS, WeightMethod, hyperparameter
 from steadytune.core.model.pretrained import is_multilingual, pretrained_parameters
 from steadytune.core.model.tap import word_embedding
 from steadytune.errors import MethodError
@@ -116,6 +116,7 @@ class NoisyTune(WeightMethod):
     """
 
     name: ClassVar[str] = "noisytune"
+    summary: ClassVar[str] = "noise on the pretrained weights, once, before training"
     paper: ClassVar[str] = "Wu et al., ACL 2022, eq. 1"
     claims: ClassVar[frozenset[str]] = frozenset({INITIAL_WEIGHTS})
     off_settings: ClassVar[Mapping[str, Any]] = {"intensity": 0.0}

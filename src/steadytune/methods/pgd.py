@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from steadytune.core.authoring.cost import PLAIN_STEP
-from steadytune.core.authoring.method import Cost, on_a_clean_pass
-from steadytune.core.authoring.passes import Passes
+from steadytune.core.authoring import PLAIN_STEP, Cost, Passes, on_a_clean_pass
 from steadytune.methods.adversarial_training import AdversarialTraining
 
 
@@ -31,6 +29,7 @@ activation_sets=0)
     """
 
     name: ClassVar[str] = "pgd"
+    summary: ClassVar[str] = "trains on word embeddings moved against it by K steps"
     paper: ClassVar[str] = "Madry et al., ICLR 2018, eq. 2.1; on embeddings as in FreeLB, Zhu et al., ICLR 2020, eq. 2"
     off_settings: ClassVar[Mapping[str, Any]] = {"step_size": 0.0, "initial_magnitude": 0.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"ascent_steps": 3}, {"initial_magnitude": 0.0})

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from steadytune.core.authoring.method import LossMethod, Method, refuse_unknown_settings
-from steadytune.core.authoring.step import Masks
+from steadytune.core.authoring import LossMethod, Masks, Method, refuse_unknown_settings
 from steadytune.methods.bregman import Bregman
+from steadytune.methods.entry import preset
 from steadytune.methods.r3f import R3F
 from steadytune.methods.sam import SAM
 from steadytune.methods.smoothness import Smoothness
@@ -28,6 +28,7 @@ class _Smart:
         (['smoothness', 'bregman'], ['smoothness'])
     """
 
+    @preset("smoothness + bregman, the paper's defaults", takes=Smoothness)
     def __call__(
         self, weight: float = 1.0, proximal_weight: float = 1.0, *, beta: float = 0.999, **smoothness: Any
     ) -> tuple[LossMethod, ...]:
@@ -45,6 +46,7 @@ class _Smart:
     def __repr__(self) -> str:
         return "smart"
 
+    @preset("the same with every setting of the paper written out")
     def paper(self, weight: float = 1.0, proximal_weight: float = 1.0) -> tuple[LossMethod, ...]:
         """Every setting of the paper written out: epsilon = sigma = 1e-5, eta = 1e-3, S = K = 1, beta .99, then .999.
 
@@ -64,6 +66,7 @@ class _Smart:
             ),
         )
 
+    @preset("smart on a random part of the examples", takes=Smoothness)
     def frugal(
         self, weight: float = 1.0, proximal_weight: float = 1.0, *, one_in: int = 8, **smoothness: Any
     ) -> tuple[LossMethod, ...]:
@@ -89,6 +92,7 @@ class _Smart:
             Bregman(weight=proximal_weight, every=one_in),
         )
 
+    @preset("smoothness alone: what measured best of smart's parts on few rows", takes=Smoothness)
     def recommended(self, weight: float = 1.0, **smoothness: Any) -> tuple[LossMethod, ...]:
         """What measured best of SMART's parts: R_s with fresh dropout masks, without the Bregman term.
 
@@ -108,6 +112,7 @@ class _Smart:
         _refuse_unknown("smart.recommended", smoothness, Smoothness)
         return (Smoothness(weight=weight, **smoothness),)
 
+    @preset("the perturbation of the released code: radius 1 per token, no bregman")
     def mt_dnn(self, weight: float = 1.0) -> tuple[LossMethod, ...]:
         """The perturbation of the code released with the paper: R_s alone, and a radius of 1 per token.
 
@@ -131,6 +136,7 @@ def _refuse_unknown(preset: str, given: Iterable[str], method: type[Method], *ot
 smart = _Smart()
 
 
+@preset("bregman with one decay and the teacher's own dropout")
 def mean_teacher(weight: float = 1.0, beta: float = 0.999) -> Bregman:
     """Mean Teacher (Tarvainen & Valpola, NeurIPS 2017) as SMART reads it: the momentum form of the Bregman term.
 
@@ -144,6 +150,7 @@ def mean_teacher(weight: float = 1.0, beta: float = 0.999) -> Bregman:
     return Bregman(weight=weight, beta=beta, early_fraction=0.0, masks="fresh")
 
 
+@preset("r3f + spectral_norm", takes=R3F)
 def r4f(weight: float = 1.0, **r3f: Any) -> tuple[Method, ...]:
     """R4F (Aghajanyan et al., ICLR 2021): R3F, and a head whose spectral norm is 1.
 
@@ -155,6 +162,7 @@ def r4f(weight: float = 1.0, **r3f: Any) -> tuple[Method, ...]:
     return (R3F(weight=weight, **r3f), SpectralNorm())
 
 
+@preset("sam with a radius in proportion to each weight")
 def asam(rho: float = 0.5, masks: Masks = "fresh") -> SAM:
     """ASAM (Kwon et al., ICML 2021): SAM with a perturbation in proportion to each weight.
 
@@ -165,6 +173,7 @@ def asam(rho: float = 0.5, masks: Masks = "fresh") -> SAM:
     return SAM(rho=rho, adaptive=True, masks=masks)
 
 
+@preset("weight_averaging, exponential")
 def ema(decay: float = 0.999) -> WeightAveraging:
     """An exponential moving average of the weights, put into the model at the end.
 
@@ -174,6 +183,7 @@ def ema(decay: float = 0.999) -> WeightAveraging:
     return WeightAveraging(kind="ema", decay=decay)
 
 
+@preset("weight_averaging, equal over the last part")
 def swa(start: float = 0.75, every: int = 1) -> WeightAveraging:
     """Stochastic weight averaging (Izmailov et al., UAI 2018): an equal average over the last part of the training.
 

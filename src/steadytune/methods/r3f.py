@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from steadytune.core.authoring.method import Cost, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring import Cost, LossMethod, Masks, PerItem, Step, hyperparameter
 from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.methods.dropout import warn_if_not_felt
 
@@ -34,6 +32,7 @@ class R3F(LossMethod):
     """
 
     name: ClassVar[str] = "r3f"
+    summary: ClassVar[str] = "stays the same under random noise on the word embeddings"
     paper: ClassVar[str] = "R3F, Aghajanyan et al., ICLR 2021, eq. 2"
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 0.1}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"noise": "normal", "masks": "same"},)

@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from steadytune.core.authoring.method import TASK_LOSS, Cost, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Step
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import TASK_LOSS, Cost, LossMethod, PerItem, Step, Training, hyperparameter
 from steadytune.errors import HostError
 from steadytune.methods.dropout import dropout_setting, has_dropout
 
@@ -36,6 +33,7 @@ class RDrop(LossMethod):
     """
 
     name: ClassVar[str] = "r_drop"
+    summary: ClassVar[str] = "two dropout masks give the same answer"
     paper: ClassVar[str] = "R-Drop, Liang et al., NeurIPS 2021, eq. 4"
     claims: ClassVar[frozenset[str]] = frozenset({TASK_LOSS})
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 1.0}

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import OPTIMIZER, OptimizerMethod, Training
 from steadytune.methods.optimizer_groups import adam_groups, require_unused
 
 
@@ -31,6 +30,7 @@ class RAdam(OptimizerMethod):
     """
 
     name: ClassVar[str] = "radam"
+    summary: ClassVar[str] = "Adam with a rectified warm-up"
     paper: ClassVar[str] = "Liu et al., ICLR 2020, algorithm 2"
     claims: ClassVar[frozenset[str]] = frozenset({OPTIMIZER})
     not_applicable: ClassVar[Mapping[str, str]] = {

@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.authoring.cost import Cost
-from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod, hyperparameter
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import OPTIMIZER, Cost, OptimizerMethod, Training, hyperparameter
 from steadytune.methods.optimizer_groups import adam_groups, require_unused
 
 logger = logging.getLogger("steadytune")
@@ -34,6 +32,7 @@ class RecAdam(OptimizerMethod):
     """
 
     name: ClassVar[str] = "recadam"
+    summary: ClassVar[str] = "Adam that lets go of the pretrained weights little by little"
     paper: ClassVar[str] = "RecAdam, Chen et al., EMNLP 2020, eq. 8"
     claims: ClassVar[frozenset[str]] = frozenset({OPTIMIZER})
     keeps_pretrained: ClassVar[bool] = True

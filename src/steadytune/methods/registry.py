@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from steadytune.core.authoring.method import Method
-from steadytune.core.stack.composition import conflicts
+from steadytune.core.authoring import Method
+from steadytune.core.stack.by_name import refuse_unknown_name
+from steadytune.core.stack.composition import PLAIN, conflicts
 from steadytune.errors import MethodError, did_you_mean
-from steadytune.methods import presets
-from steadytune.methods.alum import Alum
-from steadytune.methods.bregman import Bregman
-from steadytune.methods.child_tuning import ChildTuning
 from steadytune.methods.entry import Built, Entry, plugins
-from steadytune.methods.freeat import FreeAT
-from steadytune.methods.freelb import FreeLB
-from steadytune.methods.freeze import Freeze
-from steadytune.methods.gradual_unfreezing import GradualUnfreezing
-from steadytune.methods.l2_sp import L2SP
-from steadytune.methods.layerwise_decay import LayerwiseDecay
-from steadytune.methods.mixout import Mixout
-from steadytune.methods.neftune import NEFTune
-from steadytune.methods.noisytune import NoisyTune
-from steadytune.methods.pgd import PGD
-from steadytune.methods.r3f import R3F
-from steadytune.methods.r_drop import RDrop
-from steadytune.methods.radam import RAdam
-from steadytune.methods.recadam import RecAdam
-from steadytune.methods.reinit import Reinit
-from steadytune.methods.sam import SAM
-from steadytune.methods.slanted_triangular import SlantedTriangular
-from steadytune.methods.smoothness import Smoothness
-from steadytune.methods.spectral_norm import SpectralNorm
-from steadytune.methods.vat import VirtualAdversarialTraining
-from steadytune.methods.weight_averaging import WeightAveraging
-from steadytune.methods.wise_ft import WiseFT
+from steadytune.names import load, methods
 
-#: The methods that come with steadytune; `all_methods` adds those of other packages.
+#: The methods and presets of this folder, which declare themselves; `all_methods` adds those of other packages.
 REGISTRY: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry("noisytune", NoisyTune, "noise on the pretrained weights, once, before training"),
-        Entry("smart", presets.smart, "smoothness + bregman, the paper's defaults", Smoothness),
-        Entry("smart.paper", presets.smart.paper, "the same with every setting of the paper written out"),
-        Entry(
-            "smart.mt_dnn",
-            presets.smart.mt_dnn,
-            "the perturbation of the released code: radius 1 per token, no bregman",
-        ),
-        Entry(
-            "smart.recommended",
-            presets.smart.recommended,
-            "smoothness alone: what measured best of smart's parts on few rows",
-            Smoothness,
-        ),
-        Entry("smart.frugal", presets.smart.frugal, "smart on a random part of the examples", Smoothness),
-        Entry("smoothness", Smoothness, "stays the same under small adversarial moves of the word embeddings"),
-        Entry("bregman", Bregman, "stays near a moving average of its own past"),
-        Entry("mean_teacher", presets.mean_teacher, "bregman with one decay and the teacher's own dropout"),
-        Entry("pgd", PGD, "trains on word embeddings moved against it by K steps"),
-        Entry("freeat", FreeAT, "pgd with an update of the weights after each step"),
-        Entry("freelb", FreeLB, "pgd with the gradients of all steps in one update"),
-        Entry("vat", VirtualAdversarialTraining, "stays the same under moves in the most sensitive direction"),
-        Entry("alum", Alum, "smoothness at the output of a hidden layer"),
-        Entry("r3f", R3F, "stays the same under random noise on the word embeddings"),
-        Entry("r4f", presets.r4f, "r3f + spectral_norm", R3F),
-        Entry("r_drop", RDrop, "two dropout masks give the same answer"),
-        Entry("l2_sp", L2SP, "a penalty on the distance to the pretrained weights"),
-        Entry("mixout", Mixout, "weights go back to the pretrained ones at random, as in dropout"),
-        Entry("neftune", NEFTune, "random noise on the word embeddings while training"),
-        Entry("spectral_norm", SpectralNorm, "keeps the spectral norm of the head at 1"),
-        Entry("sam", SAM, "gradients from the worst weights nearby"),
-        Entry("asam", presets.asam, "sam with a radius in proportion to each weight"),
-        Entry("radam", RAdam, "Adam with a rectified warm-up"),
-        Entry("recadam", RecAdam, "Adam that lets go of the pretrained weights little by little"),
-        Entry("child_tuning", ChildTuning, "updates only a part of the weights: at random, or the most informative"),
-        Entry("layerwise_decay", LayerwiseDecay, "smaller learning rates for lower layers"),
-        Entry("slanted_triangular", SlantedTriangular, "a short rise and a long fall of the learning rate"),
-        Entry("freeze", Freeze, "keeps the embeddings and the lowest layers as they are"),
-        Entry("gradual_unfreezing", GradualUnfreezing, "layers join the training one by one from the top"),
-        Entry("reinit", Reinit, "draws the top layers anew before training"),
-        Entry("weight_averaging", WeightAveraging, "ends at an average of the weights over steps"),
-        Entry("ema", presets.ema, "weight_averaging, exponential"),
-        Entry("swa", presets.swa, "weight_averaging, equal over the last part"),
-        Entry("wise_ft", WiseFT, "ends between the pretrained and the fine-tuned weights"),
-    )
+    name: Entry.of(name, cast("Callable[..., Built]", load(home))) for name, home in methods().items()
 }
 
 
 def all_methods() -> dict[str, Entry]:
-    """Every method by name: ours, then those that installed packages offer as entry points."""
+    """Return every method by name: ours, then those that installed packages offer as entry points."""
     return REGISTRY | {entry.name: entry for entry in plugins(frozenset(REGISTRY))}
 
 
@@ -102,16 +32,9 @@ def method_classes(names: Sequence[str] = ()) -> list[type[Method]]:
     """
     known = all_methods()
     for name in names:
-        _refuse_unknown_name(name, known)
+        refuse_unknown_name(name, known)
     entries = [known[name] for name in names] if names else list(known.values())
     return list(dict.fromkeys(type(method) for entry in entries for method in entry.methods()))
-
-
-def _refuse_unknown_name(name: str, known: Mapping[str, Entry]) -> None:
-    if name not in known:
-        near = did_you_mean(name, known)
-        rest = " `steadytune methods` lists all." if near else f" Known: {', '.join(known)}."
-        raise MethodError(f"There is no method {name!r}.{near}{rest}")
 
 
 def build_methods(
@@ -132,12 +55,12 @@ def build_methods(
     ['noisytune', 'smoothness', 'bregman']
     """
     known = all_methods()
-    if list(names) == ["none"]:
+    if list(names) == [PLAIN]:
         names = []
     for name in names:
-        if name == "none":
-            raise MethodError("'none' stands for no method at all: leave it out, or give it alone.")
-        _refuse_unknown_name(name, known)
+        if name == PLAIN:
+            raise MethodError(f"{PLAIN!r} stands for no method at all: leave it out, or give it alone.")
+        refuse_unknown_name(name, known)
     built: dict[str, Method] = {}
     source: dict[str, str] = {}
     rest = dict(settings or {})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steadytune.core.arithmetic.randomness import derive_seed, fresh
-from steadytune.core.authoring.method import WeightMethod, hyperparameter
+from steadytune.core.authoring import WeightMethod, hyperparameter
 from steadytune.core.model.layers import layer_lists
 from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.errors import HostError
@@ -72,6 +72,7 @@ class Reinit(WeightMethod):
     """
 
     name: ClassVar[str] = "reinit"
+    summary: ClassVar[str] = "draws the top layers anew before training"
     paper: ClassVar[str] = "Revisiting Few-sample BERT Fine-tuning, Zhang et al., ICLR 2021, section 5"
     off_settings: ClassVar[Mapping[str, Any]] = {"layers": 0, "pooler": False}
     not_applicable: ClassVar[Mapping[str, str]] = {

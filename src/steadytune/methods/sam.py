@@ -11,11 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from steadytune.core.authoring.cost import PLAIN_STEP
-from steadytune.core.authoring.method import Cost, StepMethod, hyperparameter
-from steadytune.core.authoring.passes import Passes
-from steadytune.core.authoring.step import Masks
-from steadytune.core.authoring.training import Training
+from steadytune.core.authoring import PLAIN_STEP, Cost, Masks, Passes, StepMethod, Training, hyperparameter
 from steadytune.errors import HostError
 
 logger = logging.getLogger("steadytune")
@@ -40,6 +36,7 @@ class SAM(StepMethod):
     """
 
     name: ClassVar[str] = "sam"
+    summary: ClassVar[str] = "gradients from the worst weights nearby"
     paper: ClassVar[str] = "Foret et al., ICLR 2021, eq. 2; adaptive: Kwon et al., ICML 2021, eq. 9"
     whole_batch: ClassVar[bool] = True
     off_settings: ClassVar[Mapping[str, Any]] = {"rho": 0.0}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from steadytune.core.authoring.method import SCHEDULE, OptimizerMethod, hyperparameter
+from steadytune.core.authoring import SCHEDULE, OptimizerMethod, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class SlantedTriangular(OptimizerMethod):
     """
 
     name: ClassVar[str] = "slanted_triangular"
+    summary: ClassVar[str] = "a short rise and a long fall of the learning rate"
     paper: ClassVar[str] = "ULMFiT, Howard & Ruder, ACL 2018, eq. 3"
     claims: ClassVar[frozenset[str]] = frozenset({SCHEDULE})
     off_settings: ClassVar[Mapping[str, Any]] = {"ratio": 1.0}

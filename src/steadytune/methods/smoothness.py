@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from steadytune.core.arithmetic.ascent import Projection, ascend
-from steadytune.core.authoring.cost import Cost, searched_term
-from steadytune.core.authoring.method import ADVERSARY, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
-from steadytune.core.authoring.thinning import thinned
+from steadytune.core.authoring import (
+    ADVERSARY,
+    Cost,
+    LossMethod,
+    Masks,
+    PerItem,
+    Step,
+    hyperparameter,
+    searched_term,
+    thinned,
+)
 from steadytune.core.model.precision import warn_if_lost_to_rounding
 from steadytune.errors import MethodError
 from steadytune.methods.dropout import warn_if_not_felt
@@ -85,6 +91,7 @@ class Smoothness(LossMethod):
     """
 
     name: ClassVar[str] = "smoothness"
+    summary: ClassVar[str] = "stays the same under small adversarial moves of the word embeddings"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 1"
     claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
     strong_settings: ClassVar[Mapping[str, Any]] = {"radius": 1e-2, "noise_std": 1e-2, "step_size": 1e-2}

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from steadytune.core.authoring.method import ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import Attachment, ModelMethod, Training, hyperparameter
 from steadytune.core.model.pretrained import pretrained_parameters
 from steadytune.core.model.sharding import laid_like, whole
 from steadytune.errors import HostError
@@ -34,6 +33,7 @@ class SpectralNorm(ModelMethod):
     """
 
     name: ClassVar[str] = "spectral_norm"
+    summary: ClassVar[str] = "keeps the spectral norm of the head at 1"
     paper: ClassVar[str] = "R4F, Aghajanyan et al., ICLR 2021; Miyato et al., ICLR 2018, algorithm 1"
     changes_final_weights: ClassVar[bool] = True
     finishes: ClassVar[int] = 2

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from steadytune.core.arithmetic.ascent import ascend_in_l2, gradient_to, sentence_norm
-from steadytune.core.authoring.cost import Cost, searched_term
-from steadytune.core.authoring.method import ADVERSARY, LossMethod, hyperparameter
-from steadytune.core.authoring.per_item import PerItem
-from steadytune.core.authoring.step import Masks, Step
+from steadytune.core.authoring import ADVERSARY, Cost, LossMethod, Masks, PerItem, Step, hyperparameter, searched_term
 
 logger = logging.getLogger("steadytune")
 
@@ -37,6 +34,7 @@ class VirtualAdversarialTraining(LossMethod):
     """
 
     name: ClassVar[str] = "vat"
+    summary: ClassVar[str] = "stays the same under moves in the most sensitive direction"
     paper: ClassVar[str] = "VAT, Miyato et al., TPAMI 2018, alg. 1"
     claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
     strong_settings: ClassVar[Mapping[str, Any]] = {"weight": 3.0, "radius": 1.0}

@@ -11,9 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from steadytune.core.authoring.cost import Cost
-from steadytune.core.authoring.method import ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import Attachment, Cost, ModelMethod, Training, hyperparameter
 from steadytune.core.state.teacher import copied, trainable
 from steadytune.errors import CheckpointError, HostError
 
@@ -40,6 +38,7 @@ class WeightAveraging(ModelMethod):
     """
 
     name: ClassVar[str] = "weight_averaging"
+    summary: ClassVar[str] = "ends at an average of the weights over steps"
     paper: ClassVar[str] = "SWA, Izmailov et al., UAI 2018, algorithm 1; EMA, Polyak & Juditsky 1992"
     changes_final_weights: ClassVar[bool] = True
     off_settings: ClassVar[Mapping[str, Any]] = {"kind": "ema", "decay": 0.0}

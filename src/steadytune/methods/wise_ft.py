@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from steadytune.core.authoring.cost import Cost
-from steadytune.core.authoring.method import ModelMethod, hyperparameter
-from steadytune.core.authoring.training import Attachment, Training
+from steadytune.core.authoring import Attachment, Cost, ModelMethod, Training, hyperparameter
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class WiseFT(ModelMethod):
     """
 
     name: ClassVar[str] = "wise_ft"
+    summary: ClassVar[str] = "ends between the pretrained and the fine-tuned weights"
     paper: ClassVar[str] = "WiSE-FT, Wortsman et al., CVPR 2022, eq. 1"
     keeps_pretrained: ClassVar[bool] = True
     changes_final_weights: ClassVar[bool] = True

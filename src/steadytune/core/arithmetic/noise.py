@@ -58,7 +58,7 @@ def sentences(inputs: Mapping[str, Any], seen: EmbeddingFacts) -> Tensor | None:
 
     A sentence ends where the positions do not go on. ``None`` where each row is one. Padding is in none that counts.
 
-    >>> seen = Seen(torch.Size((1, 5, 2)), torch.float32, torch.device("cpu"), torch.float32)
+    >>> seen = EmbeddingFacts(torch.Size((1, 5, 2)), torch.float32, torch.device("cpu"), torch.float32)
     >>> sentences({"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, seen)
     tensor([[0, 0, 0, 1, 1]])
     """

@@ -54,6 +54,7 @@ class Method(ABC):
         name: how the method is called in configurations, logs and tables.
         paper: the source, as ``authors, venue year, equation``.
         role: one word for the tables.
+        summary: a few words for the tables; by default the first line of the docstring.
         claims: things of which a stack may hold only one owner, for example ``"initial weights"``.
         keeps_pretrained: whether the method compares with the pretrained weights, which are then kept.
         off_settings: settings under which training is plain bit for bit, for the contract.
@@ -69,6 +70,7 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     role: ClassVar[str]
+    summary: ClassVar[str] = ""
     claims: ClassVar[frozenset[str]] = frozenset()
     keeps_pretrained: ClassVar[bool] = False
     off_settings: ClassVar[Mapping[str, Any]] = {}

@@ -9,34 +9,43 @@ from typing import Any
 
 from steadytune.core.authoring.cost import PLAIN_STEP, Cost
 from steadytune.core.authoring.method import LossMethod, Method, StepMethod
-from steadytune.errors import MethodError, did_you_mean
-from steadytune.names import HOME
+from steadytune.core.stack.by_name import method_by_name
+from steadytune.errors import MethodError
 
-MethodOrMethods = Method | Iterable[Method]
+#: A method, its name, or a group of methods such as ``smart()``.
+MethodOrMethods = Method | str | Iterable[Method]
+
+#: The name of plain training, with no method.
+PLAIN = "none"
 
 
 def flatten(methods: MethodOrMethods | Iterable[MethodOrMethods]) -> Iterator[Method]:
-    """The single methods of one method, or of a list that may hold groups such as ``smart()``.
+    """Yield the single methods of one method, of a name, or of a list that may hold names and groups.
+
+    ``"none"`` alone is plain training, as on the command line.
 
     Raises:
-        MethodError: an entry is neither.
+        MethodError: an entry is none of these, or a name is unknown.
+
+    >>> [m.name for m in flatten(["noisytune", "smart"])]
+    ['noisytune', 'smoothness', 'bregman']
     """
     if isinstance(methods, Method):
         yield methods
-    elif isinstance(methods, Iterable) and not isinstance(methods, str):
-        for entry in methods:
+    elif isinstance(methods, str):
+        yield from () if methods == PLAIN else flatten(method_by_name(methods))
+    elif isinstance(methods, Iterable):
+        entries = list(methods)
+        if len(entries) > 1 and any(isinstance(entry, str) and entry == PLAIN for entry in entries):
+            raise MethodError(f"{PLAIN!r} stands for no method at all: leave it out, or give it alone.")
+        for entry in entries:
             yield from flatten(entry)
     else:
         raise MethodError(_no_method(methods))
 
 
 def _no_method(entry: Any) -> str:
-    """What was given in place of a method, and what to write."""
-    if isinstance(entry, str):
-        known = [name for name, home in HOME.items() if home.startswith("steadytune.methods.")]
-        if entry.partition(".")[0] in known:
-            return f"{entry!r} is a name, not a method: write {entry}(), not {entry!r}."
-        return f"There is no method {entry!r}.{did_you_mean(entry, known)} Methods are called, not named: smart()."
+    """Say what was given in place of a method, and what to write."""
     if inspect.isclass(entry) and issubclass(entry, Method):
         ours = entry.__module__.startswith("steadytune.methods.")
         return f"{entry.__name__} is a class, not a method: write {entry.name if ours else entry.__name__}()."

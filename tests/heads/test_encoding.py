@@ -277,18 +277,6 @@ def test_features_of_a_large_split_are_made_once(tokenizer, monkeypatch, tmp_pat
         assert len(list((tmp_path / "cache").rglob("*.arrow"))) == before + 1
 
 
-def test_several_processes_make_the_same_features(tokenizer, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(encoding, "LARGE", 10)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    rows = heads.rows("token_classification", 40)
-    task = record("token_classification", heads.LABELS["token_classification"])
-    monkeypatch.setattr(encoding, "_processes", lambda count: 1)
-    alone = encode(rows, task, tokenizer, 8).features[:]
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "other")
-    monkeypatch.setattr(encoding, "_processes", lambda count: 2)
-    assert encode(rows, task, tokenizer, 8).features[:] == alone
-
-
 # ---------------------------------------------------------------- the order of the rows
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from steadytune.heads.encoders import Encoder, encoder_for
 from steadytune.tasks.task import Head, Task
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-#: From so many rows on, features are kept in the cache of `datasets`, and made by several processes.
+#: Fewest rows of a split whose features are kept in the cache of `datasets`.
 LARGE = 20_000
-ROWS_PER_PROCESS = 10_000
 #: Part of the key of the cache: other encoders make other features.
 VERSION = 1
 
@@ -72,21 +73,24 @@ def encode(
     encoder = encoder_for(task.head, tokenizer, max_length, is_encoder_decoder=is_encoder_decoder)
     large = len(split) >= LARGE
     key = _key(split, task.head, tokenizer, max_length, is_encoder_decoder) if large else None
-    features = split.map(
-        _Numbered(encoder),
-        batched=True,
-        with_indices=True,
-        remove_columns=split.column_names,
-        new_fingerprint=key or "small",
-        cache_file_name=None if key is None else str(_cache_file(key)),
-        num_proc=_processes(len(split)) if large else None,
-    )
+    cache = None if key is None else _cache_file(key)
+    # The first process makes these features, others wait and read them. Not with `num_proc`: it forks, and the fork of
+    # a process with threads may wait for ever for a lock that a thread held. The tokenizer has threads of its own.
+    with FileLock(f"{cache}.lock") if cache is not None else nullcontext():
+        features = split.map(
+            _Numbered(encoder),
+            batched=True,
+            with_indices=True,
+            remove_columns=split.column_names,
+            new_fingerprint=key or "small",
+            cache_file_name=None if cache is None else str(cache),
+        )
     return Encoded(features, split, tuple(_notes(features, split, task.head, name, max_length)))
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Calls the encoder, as an object that other processes can be sent."""
+    """Calls the encoder with the rows and their numbers."""
 
     encoder: Encoder
 
@@ -139,11 +143,6 @@ def _list_sizes(rows: Dataset, column: str) -> Iterator[np.ndarray]:
     tables: Any = rows.select_columns([column]).with_format("arrow").iter(10_000)
     for table in tables:
         yield arrow.list_value_length(table.column(0)).to_numpy()
-
-
-def _processes(rows: int) -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available, 16, rows // ROWS_PER_PROCESS))
 
 
 def _cache_file(key: str) -> Path:

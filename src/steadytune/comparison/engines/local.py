@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for the parent, which asks gently
             )
         threading.Thread(target=self._read, args=(news,), daemon=True).start()
+        threading.Thread(target=self._end_children, daemon=True).start()
 
     def _read(self, news: queue.Queue[tuple[_Worker, dict[str, Any] | None]]) -> None:
         assert self.process.stdout is not None
@@ -53,6 +55,15 @@ class _Worker:
             news.put((self, json.loads(line)))
         self.process.wait()
         news.put((self, None))
+
+    def _end_children(self) -> None:
+        """Wait for the end of the process, and end what it started: that would keep its output open for ever."""
+        if hasattr(os, "waitid"):  # leaves its number taken until the group is ended
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self.process.wait()
+        _kill_group(self.process.pid)
 
     def send(self, **message: Any) -> None:
         """Send a message, unless the process has ended."""
@@ -73,7 +84,8 @@ class _Worker:
         return f"the process of the run ended with status {status}; {self._log} may tell why"
 
     def end(self) -> None:
-        """End the process at once."""
+        """End the process and its children at once."""
+        _kill_group(self.process.pid)
         self.process.kill()
         self.process.wait()
 
@@ -193,6 +205,12 @@ class LocalEngine:
             for worker in self._alive:
                 worker.end()
             self._alive.clear()
+
+
+def _kill_group(leader: int) -> None:
+    """Kill all processes of a group, if it has any left."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _environment(threads: int) -> dict[str, str]:

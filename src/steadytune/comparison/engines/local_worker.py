@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 from dataclasses import asdict
 from typing import Any
@@ -40,14 +39,28 @@ class _Teller(MessageReporter):
             rest = rest[os.write(self._channel, rest) :]
 
 
-def _listen(plans: queue.Queue[dict[str, Any]]) -> None:
-    for line in sys.stdin:
-        message = json.loads(line)
-        if "interrupt" in message:
-            os.kill(os.getpid(), signal.SIGINT)  # heard by the run, which saves a checkpoint
-        else:
-            plans.put(message)
-    os._exit(1)  # the parent is gone, or has no more use for this process
+def _listen(orders: int, plans: queue.Queue[dict[str, Any]]) -> None:
+    """Pass on what the parent sends; when it is gone, end this process and its children.
+
+    Reads the descriptor itself: a thread that waits in `sys.stdin` holds its lock, and a child forked meanwhile would
+    wait for that lock for ever.
+    """
+    rest = b""
+    while block := os.read(orders, 1 << 16):
+        *lines, rest = (rest + block).split(b"\n")
+        for message in map(json.loads, lines):
+            if "interrupt" in message:
+                os.kill(os.getpid(), signal.SIGINT)  # heard by the run, which saves a checkpoint
+            else:
+                plans.put(message)
+    _end_with_children()
+
+
+def _end_with_children() -> None:
+    """End at once, and every process that a library started here; the parent made this one the leader of a group."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
@@ -76,18 +89,20 @@ def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
 def main() -> None:
     """Serve until the parent ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent's message, even where it ignores Ctrl-C
-    channel = os.dup(1)
+    orders, channel = os.dup(0), os.dup(1)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # whatever a library prints must not get among the messages
     teller = _Teller(channel)
     plans: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(plans,), daemon=True).start()
+    threading.Thread(target=_listen, args=(orders, plans), daemon=True).start()
     try:
         _serve(teller, plans)
     except KeyboardInterrupt:
         teller.send("interrupted")
         os._exit(130)
     except BrokenPipeError:
-        os._exit(1)
+        _end_with_children()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Writes the pages and tables that follow from the code and from kept results.
 
 `make docs` runs it, a test compares: compatibility, hyper-parameters and code-map under docs/, the tables in
-docs/guides/tasks.md and docs/methods/suites.md, and the evidence in README.md and docs/index.md; with ``--families``
-also docs/methods/families.md.
+docs/guides/tasks.md and docs/methods/suites.md, and the evidence (README.md, docs/index.md, docs/start/evidence.md,
+docs/images/evidence.svg); with ``--families`` also docs/methods/families.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from code_map import code_map
 from evidence import evidence_table
+from forest import forest_plot, lines_of_evidence, summary
 from public_names import public_names
 from question_tables import question_tables
 from speed_table import missed_table, speed_tables
@@ -39,6 +40,8 @@ SUITES_PAGE = DOCS / "methods" / "suites.md"
 SPEED_PAGE = DOCS / "methods" / "speed.md"
 BENCHMARKS = ROOT / "benchmarks" / "README.md"
 MAP_PAGE = DOCS / "project" / "code-map.md"
+EVIDENCE_PAGE = DOCS / "start" / "evidence.md"
+FOREST = DOCS / "images" / "evidence.svg"
 START_PAGE = DOCS / "index.md"
 README = ROOT / "README.md"
 _TABLE = "<!-- The table is written by tools/docs/generate.py. -->\n"
@@ -207,6 +210,7 @@ def _with_table(page: Path, table: Sequence[str]) -> str:
 
 def generated() -> dict[Path, str]:
     """Every page that is written here, but the one that takes minutes."""
+    evidence = list(lines_of_evidence())
     return {
         PAGE: page(),
         SETTINGS_PAGE: settings_page(),
@@ -215,8 +219,10 @@ def generated() -> dict[Path, str]:
         TASKS_PAGE: _with_table(TASKS_PAGE, tasks_table()),
         QUESTIONS_PAGE: _with_table(QUESTIONS_PAGE, question_tables()),
         SUITES_PAGE: _with_table(SUITES_PAGE, suite_table()),
-        README: _with_table(README, evidence_table()),
-        START_PAGE: _with_table(START_PAGE, evidence_table(linked=False)),
+        README: _with_table(README, [summary(evidence)]),
+        START_PAGE: _with_table(START_PAGE, [summary(evidence)]),
+        EVIDENCE_PAGE: _with_table(EVIDENCE_PAGE, [summary(evidence), "", *evidence_table(linked=False)]),
+        FOREST: forest_plot(evidence),
         SPEED_PAGE: _with_table(SPEED_PAGE, speed_tables()),
         BENCHMARKS: _with_table(BENCHMARKS, missed_table()),
     }

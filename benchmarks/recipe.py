@@ -3,12 +3,12 @@
     nice -n 19 python benchmarks/recipe.py run --work /tmp/recipe --minutes 60
     python benchmarks/recipe.py table
 
-The question, written down before the runs: over the data sets below, is the mean test score of `recipe` (which looks
-at the number of rows, of classes and at the model, never at a score) within 0.01 of the mean of the best cell of a grid
-of three learning rates and three numbers of updates, with five seeds each? The best cell is chosen by the very test
-scores that it is judged by, which favors the grid. A set counts with the seeds that all its cells have. The batch size
-is the recipe's in every cell, warm-up a tenth, decay linear, length 128. Where the recipe is itself a cell of the grid
-its runs are that cell's: the same settings and seed give the same numbers.
+The question, written down before the runs: over the data sets below, is the mean test score of `recipe` within 0.01 of
+the mean of the best cell of a grid of three learning rates and three numbers of updates, with five seeds each? The
+recipe looks at the number of rows and classes and at the model, never at a score. The best cell is chosen by the very
+test scores that it is judged by, which favors the grid. A set counts with the seeds that all its cells have. The batch
+size is the recipe's in every cell, warm-up a tenth, decay linear, length 128. Where the recipe is itself a cell of the
+grid its runs are that cell's: the same settings and seed give the same numbers.
 
 Rounds go seed by seed, the smallest data set first, the recipe before the grid, so that what is there when the time is
 up is a fair part of the whole. Each run is one JSON record; a run that has one is not made again.

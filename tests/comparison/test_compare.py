@@ -536,7 +536,7 @@ def test_a_run_that_diverges_is_shown_as_such(settings, options, rates, capsys) 
 
 
 def test_a_loss_that_is_no_number_ends_a_training_in_one_line(settings, monkeypatch, capsys) -> None:
-    real = run_file.SteadyTrainer.training_step
+    real = run_file.RunTrainer.training_step
     calls: list[int] = []
 
     def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -544,7 +544,7 @@ def test_a_loss_that_is_no_number_ends_a_training_in_one_line(settings, monkeypa
         loss = real(self, *args, **kwargs)
         return loss * float("nan") if len(calls) == 3 else loss
 
-    monkeypatch.setattr(run_file.SteadyTrainer, "training_step", broken)
+    monkeypatch.setattr(run_file.RunTrainer, "training_step", broken)
     with pytest.raises(DivergedError, match="the loss of update 3 is nan"):
         train(settings().run_settings(methods=["none"], output_dir="single"))
     assert len(calls) == 3

@@ -31,9 +31,11 @@ from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task, TaskData
 from steadytune.training import run as run_file
+from steadytune.training import skeleton
 from steadytune.training.callbacks import InterruptCallback
 from steadytune.training.reporter import Silent
-from steadytune.training.run import Interrupted, train
+from steadytune.training.run import train
+from steadytune.training.skeleton import Interrupted
 from steadytune.training.transfer import transfer
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
@@ -193,7 +195,7 @@ def test_every_head_ends_the_same_when_it_is_interrupted(settings, give, monkeyp
                 made[-1].interrupt()
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_file, "InterruptCallback", Remembered)
+        patched.setattr(skeleton, "InterruptCallback", Remembered)
         with pytest.raises(Interrupted):
             train(settings(kind), Stops())
     result = train(settings(kind))

@@ -28,7 +28,7 @@ from steadytune.heads.features import encode
 from steadytune.training import run
 from steadytune.training.hybrid import run as hybrid
 from steadytune.training.multi_task import run as multi_task
-from steadytune.training.run import Interrupted
+from steadytune.training.skeleton import Interrupted
 
 HEADS = ("classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm")
 EXTENSIONS = (
@@ -53,8 +53,8 @@ class _Stub:
 
     given: dict[str, Any] = {}  # noqa: RUF012 - one for all
 
-    def __init__(self, **given: Any) -> None:
-        _Stub.given = given
+    def __init__(self, _making: Any, _settings: Any, data: Any, *_: Any, **__: Any) -> None:
+        _Stub.given = {"data": data}
         raise Interrupted(0, 1)
 
 

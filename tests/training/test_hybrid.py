@@ -36,7 +36,7 @@ from steadytune.training.hybrid.encoding import PronounEncoder
 from steadytune.training.hybrid.questions import PronounQuestion, align, pronoun_questions
 from steadytune.training.hybrid.run import load_language_model, train_hybrid
 from steadytune.training.reporter import Silent
-from steadytune.training.run import Interrupted
+from steadytune.training.skeleton import Interrupted
 
 WNLI = Path(__file__).parents[3] / "shared" / "data" / "glue" / "wnli"
 

@@ -26,8 +26,9 @@ from steadytune.settings.train import TrainSettings
 from steadytune.training.multi_task.batches import TaskBatches, TaskCollator, TaskRows
 from steadytune.training.multi_task.run import MultiTaskResult, train_together
 from steadytune.training.reporter import Silent
-from steadytune.training.run import Interrupted, train
+from steadytune.training.run import train
 from steadytune.training.sampling import grouped_order
+from steadytune.training.skeleton import Interrupted
 
 tiny_folder = tiny_model.tiny_folder
 

@@ -30,12 +30,14 @@ import steadytune
 from steadytune.cli import main
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
-from steadytune.training import run as run_file
+from steadytune.training import skeleton
+from steadytune.training.arguments import training_arguments
 from steadytune.training.callbacks import InterruptCallback
 from steadytune.training.folder import RunFolder
 from steadytune.training.reporter import Silent
 from steadytune.training.rows import load_data
-from steadytune.training.run import Interrupted, RunResult, train, training_arguments
+from steadytune.training.run import train
+from steadytune.training.skeleton import Interrupted, RunResult
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
 
@@ -392,7 +394,7 @@ def callbacks(monkeypatch: pytest.MonkeyPatch) -> list[InterruptCallback]:
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr(run_file, "InterruptCallback", Remembered)
+    monkeypatch.setattr(skeleton, "InterruptCallback", Remembered)
     return made
 
 

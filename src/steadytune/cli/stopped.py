@@ -20,7 +20,7 @@ class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
 @contextmanager
 def told_how_to_go_on() -> Iterator[None]:
     """While a run trains, turn its being stopped into `Stopped`."""
-    from steadytune.training.run import Interrupted
+    from steadytune.training.skeleton import Interrupted
 
     try:
         yield

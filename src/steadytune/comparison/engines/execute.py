@@ -70,7 +70,8 @@ def keep_failure(plan: RunPlan, error: str) -> RunRecord:
 def _make(plan: RunPlan, reporter: Any) -> RunRecord:
     from steadytune.evaluation.evaluate import evaluate
     from steadytune.settings.evaluate import EvaluateOptions
-    from steadytune.training.run import Extent, Interrupted, train
+    from steadytune.training.run import Extent, train
+    from steadytune.training.skeleton import Interrupted
 
     began = time.monotonic()
     metrics: Mapping[str, Any] = {}

@@ -67,7 +67,7 @@ def _serve(teller: _Teller, plans: queue.Queue[dict[str, Any]]) -> None:
     from steadytune.comparison.engines.engine import BusyError
     from steadytune.comparison.engines.execute import execute
     from steadytune.support.quiet_libraries import quiet_libraries
-    from steadytune.training.run import Interrupted
+    from steadytune.training.skeleton import Interrupted
 
     quiet_libraries()
     gc.collect()

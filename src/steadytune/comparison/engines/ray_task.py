@@ -74,7 +74,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
     from steadytune.comparison.engines.engine import BusyError
     from steadytune.comparison.engines.execute import execute
     from steadytune.support.quiet_libraries import quiet_libraries
-    from steadytune.training.run import Interrupted
+    from steadytune.training.skeleton import Interrupted
 
     quiet_libraries()
     if Path(place).is_dir():

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import TrainerCallback, set_seed
 
-from steadytune.core.authoring.method import Method
 from steadytune.errors import DataError, ModelNotFoundError
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.methods.registry import build_methods
@@ -21,15 +19,13 @@ from steadytune.models.load import find_model, longest_input
 from steadytune.settings.hybrid import HybridSettings
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
-from steadytune.training.callbacks import InterruptCallback, ReportCallback
-from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.arguments import training_arguments
+from steadytune.training.folder import RunFolder
 from steadytune.training.hybrid.encoding import PronounEncoder
 from steadytune.training.hybrid.questions import PronounQuestion, pronoun_questions
-from steadytune.training.meter import Meter
 from steadytune.training.reporter import Reporter, Silent
-from steadytune.training.resumable import Resumable
 from steadytune.training.rows import load_data
-from steadytune.training.run import Interrupted, RunResult, training_arguments
+from steadytune.training.skeleton import Making, Run, RunResult
 from steadytune.training.trainer import RunTrainer
 
 if TYPE_CHECKING:
@@ -94,9 +90,9 @@ def train_hybrid(settings: HybridSettings, reporter: Reporter | None = None) -> 
     data = load_data(settings.for_data())
     for note in data.notes:
         reporter.note(note)
-    run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
+    run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
-        return run.finish(metrics)
+        return RunResult(folder.path, run.finish(metrics), was_finished=False)
 
 
 class HybridTrainer(RunTrainer):
@@ -156,98 +152,86 @@ class HybridTrainer(RunTrainer):
         return found, loss / max(len(found), 1)
 
 
-class _Run:
-    """The objects that one run needs at the same time."""
+class _Run(Run):
+    """The run of the hybrid network."""
 
-    def __init__(
-        self,
-        *,
-        settings: HybridSettings,
-        methods: list[Method],
-        data: TaskData,
-        folder: RunFolder,
-        reporter: Reporter,
-        arguments: TrainingArguments,
-    ) -> None:
-        self.folder, self.data = folder, data
-        meter = Meter(arguments.device)
-        language_model, self.tokenizer = load_language_model(
-            settings.model, trust_remote_code=settings.trust_remote_code
+    def __init__(self, making: Making, settings: HybridSettings, data: TaskData) -> None:
+        self.settings, self.data = settings, data
+        super().__init__(making)
+
+    def load(self) -> None:
+        """Load the language model with its pretrained head."""
+        self.language_model, self.tokenizer = load_language_model(
+            self.settings.model, trust_remote_code=self.settings.trust_remote_code
         )
-        train = PronounSplit.of(data.splits["train"])
+
+    def read_rows(self) -> None:
+        """Make questions of the rows."""
+        train = PronounSplit.of(self.data.splits["train"])
+        others = {name: rows for name, rows in self.data.splits.items() if name != "train"}
         self.splits = {"train": train} | {
-            name: PronounSplit.of(rows, train.questions) for name, rows in data.splits.items() if name != "train"
+            name: PronounSplit.of(rows, train.questions) for name, rows in others.items()
         }
         for name, split in self.splits.items():
-            count = split.counts()
-            reporter.note(
-                f"{name}: {count['aligned']:,} of {count['rows']:,} rows put a candidate in the place of a pronoun: "
-                f"{count['questions']:,} questions, {count['alone']:,} without a rival. The other rows get the label "
-                "that most training rows have."
-            )
-        encoder = PronounEncoder(
-            self.tokenizer, min(settings.max_length, longest_input(language_model, self.tokenizer))
-        )
-        rows = [encoder.known(question) for question in train.questions]
-        if not rows:
+            self.reporter.note(_counted(name, split))
+        length = min(self.settings.max_length, longest_input(self.language_model, self.tokenizer))
+        self.encoder = PronounEncoder(self.tokenizer, length)
+        self.rows = [self.encoder.known(question) for question in train.questions]
+        if not self.rows:
             raise DataError("no training row puts a candidate in the place of a pronoun: there is nothing to learn.")
         for split in self.splits.values():
             for question in split.questions:
-                encoder.features(question)  # what is too long is told before training
+                self.encoder.features(question)  # what is too long is told before training
+
+    def make_trainer(self, callbacks: list[TrainerCallback]) -> RunTrainer:
+        """Put the network on the language model, and make the trainer."""
+        settings, arguments = self.settings, self.making.arguments
         set_seed(settings.seed)  # the projection is drawn
         weights = HybridLoss(settings.ranking_weight, settings.margin, settings.sharpness)
-        self.model = HybridNetwork(language_model, weights)
+        self.model = HybridNetwork(self.language_model, weights)
         arguments.remove_unused_columns = False  # the rows are questions, of which the collator makes a batch
-        interrupt = InterruptCallback()
-        trainer = HybridTrainer(
+        return HybridTrainer(
             model=self.model,
             args=arguments,
-            methods=methods,
+            methods=self.making.methods,
             memory=settings.memory,
-            train_dataset=rows,
+            train_dataset=self.rows,
             eval_dataset=self.splits["validation"],
-            data_collator=encoder.batch,
+            data_collator=self.encoder.batch,
             processing_class=self.tokenizer,
-            encoder=encoder,
-            fallback=int(train.labels.mean() > 0.5),
-            callbacks=[interrupt],
+            encoder=self.encoder,
+            fallback=int(self.splits["train"].labels.mean() > 0.5),
+            callbacks=callbacks,
         )
-        trainer.remove_callback(PrinterCallback)
-        report = ReportCallback(reporter, folder, meter)
-        self.training = Resumable(trainer, folder, reporter, report, meter, interrupt, settings.seed)
 
-    def finish(self, metrics: dict[str, Any]) -> RunResult:
-        """Measure, train from where the folder stands, measure again, save."""
-        if "before" not in metrics:
-            metrics = {"before": self._evaluate()}
-            write_json(self.folder.metrics, metrics)
-        state = self.training.run()
-        if state.global_step < state.max_steps:
-            raise Interrupted(state.global_step, state.max_steps)
-        metrics |= {
-            "after": self._evaluate(),
-            "metric": self.data.task.metric,
-            "alignment": {name: split.counts() for name, split in self.splits.items()},
-            "training": self.training.summary(state),
-            "methods": [{"name": m.name, **m.settings()} for m in self.training.trainer.stack.methods],
+    def was_measured(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the scores before the training are there."""
+        return "before" in metrics
+
+    def evaluate(self, metrics: Mapping[str, Any], when: str) -> dict[str, Any]:
+        """Score the rows of every split but the training split."""
+        found = {
+            name: self.scores(split, name, len(split.labels)) for name, split in self.splits.items() if name != "train"
         }
-        self._save()
-        write_json(self.folder.metrics, metrics)
-        return RunResult(self.folder.path, metrics, was_finished=False)
+        if when == "before":
+            return {**metrics, when: found}
+        alignment = {name: split.counts() for name, split in self.splits.items()}
+        return {**metrics, when: found, "metric": self.data.task.metric, "alignment": alignment}
 
-    def _evaluate(self) -> dict[str, dict[str, float]]:
-        results = {}
-        for name, split in self.splits.items():
-            if name != "train":
-                rows: Any = split
-                found: Mapping[str, float] = self.training.trainer.evaluate(rows, metric_key_prefix=name)
-                results[name] = {"rows": len(split.labels)} | {k.removeprefix(f"{name}_"): v for k, v in found.items()}
-        return results
-
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save the language model, and what the network adds to it."""
         self.folder.save_model(self.model.language_model, self.tokenizer)
         with replaced_when_whole(self.folder.path / QUERY_FILE) as unfinished:
             save_file({"query.weight": self.model.query.weight.detach().cpu().contiguous()}, unfinished)
+
+
+def _counted(name: str, split: PronounSplit) -> str:
+    count = split.counts()
+    return (
+        f"{name}: {count['aligned']:,} of {count['rows']:,} rows put a candidate in the place of a pronoun: "
+        f"{count['questions']:,} questions, {count['alone']:,} without a rival. The other rows get the label "
+        "that most training rows have."
+    )
 
 
 def load_language_model(

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from steadytune.core.authoring.method import Method
 from steadytune.heads.features import Encoded, encode
@@ -21,16 +20,15 @@ from steadytune.models.load import load_model, longest_input
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.tasks.task import TaskData
-from steadytune.training.callbacks import InterruptCallback
-from steadytune.training.folder import RunFolder, write_json
-from steadytune.training.meter import Meter
+from steadytune.training.arguments import refuse_label_smoothing, training_arguments
+from steadytune.training.folder import RunFolder
 from steadytune.training.multi_task.batches import OneTask, TaskCollator, TaskRows
 from steadytune.training.multi_task.trainer import MultiTaskTrainer, QuietEvaluation
 from steadytune.training.reporter import Reporter, Silent
-from steadytune.training.resumable import Resumable
 from steadytune.training.rows import fewer_rows, load_data
-from steadytune.training.run import Interrupted, RunResult, refuse_label_smoothing, train, training_arguments
-from steadytune.training.trainer import collator_for
+from steadytune.training.run import train
+from steadytune.training.skeleton import Making, Run, RunResult
+from steadytune.training.trainer import RunTrainer, collator_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -118,77 +116,75 @@ def _first_phase(
         refuse_label_smoothing(settings, own.task.head)
         for note in own.notes:
             reporter.note(f"{task}: {note}")
-    run = _Run(settings=settings, methods=methods, data=data, folder=folder, reporter=reporter, arguments=arguments)
+    run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
     with folder.held(settings.first_phase()):  # only now, so that a mistake leaves no folder behind
         return run.finish(metrics)
 
 
-class _Run:
-    """The objects that one run needs at the same time."""
+class _Run(Run):
+    """The run of several tasks together."""
 
-    def __init__(
-        self,
-        *,
-        settings: MultiTaskSettings,
-        methods: list[Method],
-        data: Mapping[str, TaskData],
-        folder: RunFolder,
-        reporter: Reporter,
-        arguments: TrainingArguments,
-    ) -> None:
-        self.settings, self.data, self.folder, self.reporter = settings, data, folder, reporter
-        meter = Meter(arguments.device)
-        self.model, self.tokenizers = _load(settings, data, reporter)
-        self.splits = {task: {name: self._encoded(task, name) for name in own.splits} for task, own in data.items()}
-        scorers: dict[str, Scorer] = {}
-        for task, splits in self.splits.items():
-            own = {name: scorer_for(data[task].task, split, name) for name, split in splits.items()}
-            scorers |= {f"{task}_{name}": scorer for name, scorer in own.items()}
-            scorers[f"eval_{task}"] = own["validation"]
-        interrupt = InterruptCallback()
+    report = QuietEvaluation
+
+    def __init__(self, making: Making, settings: MultiTaskSettings, data: Mapping[str, TaskData]) -> None:
+        self.settings, self.data = settings, data
+        super().__init__(making)
+
+    def load(self) -> None:
+        """Load one encoder with a head for each task."""
+        self.model, self.tokenizers = _load(self.settings, self.data, self.reporter)
+
+    def read_rows(self) -> None:
+        """Encode every split of every task."""
+        self.splits = {
+            task: {name: self._encoded(task, name) for name in own.splits} for task, own in self.data.items()
+        }
+
+    def make_trainer(self, callbacks: list[TrainerCallback]) -> RunTrainer:
+        """Make the trainer, which scores each task as its own."""
+        arguments, data = self.making.arguments, self.data
         arguments.remove_unused_columns = False  # what a task's model takes is not in our own signature
-        first = next(iter(self.tokenizers.values()))
-        trainer = MultiTaskTrainer(
+        return MultiTaskTrainer(
             model=self.model,
             args=arguments,
-            methods=methods,
-            memory=settings.memory,
+            methods=self.making.methods,
+            memory=self.settings.memory,
             train_dataset=TaskRows({task: _for_the_model(splits["train"]) for task, splits in self.splits.items()}),
             eval_dataset={task: self._rows(task, "validation") for task in data},
             data_collator=TaskCollator(
                 {t: collator_for(data[t].task.head, self.model.model_of(t), k) for t, k in self.tokenizers.items()}
             ),
-            processing_class=first,
+            processing_class=next(iter(self.tokenizers.values())),
             selectors={task: output_selector(own.task.head) for task, own in data.items()},
-            scorers=scorers,
-            group_by_length=settings.group_by_length,
+            scorers=self._scorers(),
+            group_by_length=self.settings.group_by_length,
             tell=self._tell,
-            callbacks=[interrupt],
-        )
-        trainer.remove_callback(PrinterCallback)
-        self.training = Resumable(
-            trainer, folder, reporter, QuietEvaluation(reporter, folder, meter), meter, interrupt, settings.seed
+            callbacks=callbacks,
         )
 
-    def finish(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Measure, train from where the folder stands, measure again, save."""
-        if "tasks" not in metrics:
-            metrics = {"tasks": {task: self._facts(task) | {"before": self._evaluate(task)} for task in self.data}}
-            write_json(self.folder.metrics, metrics)
-        state = self.training.run()
-        if state.global_step < state.max_steps:
-            raise Interrupted(state.global_step, state.max_steps)
-        metrics = {
-            "tasks": {task: metrics["tasks"][task] | {"after": self._evaluate(task)} for task in self.data},
-            "training": self.training.summary(state),
-            "methods": [{"name": m.name, **m.settings()} for m in self.training.trainer.stack.methods],
-        }
+    def was_measured(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the scores before the training are there."""
+        return "tasks" in metrics
+
+    def evaluate(self, metrics: Mapping[str, Any], when: str) -> dict[str, Any]:
+        """Score every task."""
+        known = metrics.get("tasks") or {task: self._facts(task) for task in self.data}
+        return {"tasks": {task: known[task] | {when: self._evaluate(task)} for task in self.data}}
+
+    def save(self) -> None:
+        """Save the whole model of each task, and the shared encoder."""
         for task in self.data:
             model_folder(self.folder, task).save_model(self.model.model_of(task), self.tokenizers[task])
         self.model.encoder.config = self.model.config  # that of no task
         self.folder.save_model(self.model.encoder, self._plain_tokenizer())
-        write_json(self.folder.metrics, metrics)
-        return metrics
+
+    def _scorers(self) -> dict[str, Scorer]:
+        scorers: dict[str, Scorer] = {}
+        for task, splits in self.splits.items():
+            own = {name: scorer_for(self.data[task].task, split, name) for name, split in splits.items()}
+            scorers |= {f"{task}_{name}": scorer for name, scorer in own.items()}
+            scorers[f"eval_{task}"] = own["validation"]
+        return scorers
 
     def _plain_tokenizer(self) -> PreTrainedTokenizerBase:
         """Rather not that of a task of tags, which may be set up for lists of words."""
@@ -201,17 +197,12 @@ class _Run:
     def _rows(self, task: str, name: str) -> OneTask:
         return OneTask(task, _for_the_model(self.splits[task][name]))
 
-    def _evaluate(self, task: str) -> dict[str, dict[str, float]]:
-        results = {}
-        for name, split in self.splits[task].items():
-            if name == "train":
-                continue
-            prefix = f"{task}_{name}"
-            found = self.training.trainer.evaluate(self._rows(task, name), metric_key_prefix=prefix)
-            kept = {k.removeprefix(f"{prefix}_"): v for k, v in found.items() if k.startswith(f"{prefix}_")}
-            timing = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-            results[name] = {"rows": len(split.rows), **{k: v for k, v in kept.items() if k not in timing}}
-        return results
+    def _evaluate(self, task: str) -> dict[str, dict[str, Any]]:
+        return {
+            name: self.scores(self._rows(task, name), f"{task}_{name}", len(split.rows))
+            for name, split in self.splits[task].items()
+            if name != "train"
+        }
 
     def _tell(self, epoch: float, scores: Mapping[str, Mapping[str, float]]) -> None:
         metrics = {task: self.data[task].task.metric for task in scores}

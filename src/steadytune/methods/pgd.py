@@ -20,9 +20,8 @@ class PGD(AdversarialTraining):
     FreeLB paper runs it). Each step costs a pass that gives no gradient to the weights; only the last one trains.
 
     Example:
-        >>> PGD(ascent_steps=3).total(Cost())
-        Cost(forwards=4, forwards_without_graph=0, backwards=1, backwards_to_embeddings=3, weight_copies=0, \
-activation_sets=0)
+        >>> PGD(ascent_steps=3).total(Cost()).units
+        9
 
     Raises:
         MethodError: a setting is out of range.

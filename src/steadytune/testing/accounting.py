@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ from steadytune.core.stack.low_memory import Memory
 from steadytune.core.stack.stack import Stack
 from steadytune.testing import tiny
 from steadytune.testing.subject import Subject
+
+#: The passes that are counted, as `Cost` names them.
+PASSES = (
+    *("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"),
+    "backwards_through_gradients",
+)
 
 
 def gradients_stay(subject: Subject) -> None:
@@ -64,7 +71,7 @@ def cost_is_counted(subject: Subject) -> None:
     method = subject.build()
     declared = Stack([method]).explain().total
     found = counted_passes(tiny.model(dropout=0.1), [method], updates=period(method))
-    for name in ("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"):
+    for name in PASSES:
         assert getattr(found, name) == getattr(declared, name), (
             f"{getattr(found, name)} {name}, declared {getattr(declared, name)}"
         )
@@ -79,19 +86,26 @@ def counted_passes(
     network: nn.Module, methods: Sequence[Method], *, updates: int = 1, memory: Memory = "full"
 ) -> Cost:
     """Count the passes of a micro-batch, on average over some updates; a pass of a part of it is a part of a pass."""
-    counts = dict.fromkeys(("forwards", "forwards_without_graph", "backwards", "backwards_to_embeddings"), 0.0)
+    counts = dict.fromkeys(PASSES, 0.0)
     given = tiny.batch()
     original, within_ascent = torch.autograd.grad, [False]
 
     def ascent(*args: Any, **kwargs: Any) -> Any:
         within_ascent[0] = True
         try:
-            return original(*args, **kwargs)
+            found = original(*args, **kwargs)
         finally:
             within_ascent[0] = False
+        for gradient in found:
+            if gradient is not None and gradient.requires_grad:
+                gradient.register_hook(through_gradient)
+        return found
 
     def share(logits: Tensor) -> float:
         return len(logits) / len(given["labels"]) / updates
+
+    def through_gradient(gradient: Tensor) -> None:
+        counts["backwards_through_gradients"] += share(gradient)
 
     def backward_pass(gradient: Tensor) -> None:
         counts["backwards_to_embeddings" if within_ascent[0] else "backwards"] += share(gradient)
@@ -117,7 +131,7 @@ def counted_passes(
         handle.remove()
         torch.autograd.grad = original
         stack.close()
-    return Cost(**counts)
+    return replace(Cost(), **counts)
 
 
 def memory_is_counted(subject: Subject) -> None:

@@ -150,14 +150,18 @@ def distance(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float
 
 @contextmanager
 def noise_by_position() -> Iterator[None]:
-    """Make the noise of a token depend on its place in the sentence alone, not on its place in the batch."""
+    """Make the noise of a token depend on its place in the sentence alone, and the noise of outputs on nothing."""
 
     def fixed(site: noise.Site, draw: Callable[..., Tensor]) -> Tensor:  # noqa: ARG001 - the signature it replaces
         shape = site.seen.shape
         table = torch.rand(shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
         return table.to(site.seen.device, site.seen.dtype) * site.mask.unsqueeze(-1)
 
-    with patch.object(noise, "_at_real_tokens", fixed):
+    def fixed_outputs(like: Tensor, _generator: object, mask: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        table = torch.rand(like.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+        return table.to(like).expand(like.shape)
+
+    with patch.object(noise, "_at_real_tokens", fixed), patch.object(noise, "output_noise", fixed_outputs):
         yield
 
 

@@ -75,25 +75,47 @@ def normal_noise(site: Site, standard_deviation: float) -> Tensor:
     return standard_deviation * _at_real_tokens(site, torch.randn)
 
 
+def output_noise(like: Tensor, generator: torch.Generator, mask: Tensor | None = None) -> Tensor:
+    """Standard Gaussian noise in the shape of a model's outputs, at least float32, 0 where nothing is supervised.
+
+    Each item draws whole blocks, so that neither the split into micro-batches nor ignored positions change what an
+    item gets.
+
+    Args:
+        like: the outputs, ``(batch, ..., outputs)``.
+        generator: draws the numbers.
+        mask: ``(batch, ...)``, true for supervised items, or of the shape of the outputs; ``None`` for all of them.
+
+    >>> whole, split = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    >>> first, second = output_noise(torch.zeros(2, 3), split), output_noise(torch.zeros(1, 3), split)
+    >>> torch.equal(output_noise(torch.zeros(3, 3), whole), torch.cat([first, second]))
+    True
+    """
+    noise = torch.zeros(like.shape, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    items = noise.new_ones(noise.shape[:-1], dtype=torch.bool)
+    if mask is not None:
+        items = mask.to(like.device) if mask.shape == items.shape else mask.to(like.device).any(-1)
+    noise[items] = _rows(int(items.sum()), noise, torch.randn, generator)
+    return noise if mask is None or mask.shape == items.shape else noise * mask.to(noise)
+
+
 def uniform_noise(site: Site, half_width: float | Tensor) -> Tensor:
     """Uniform noise in ``(-half_width, half_width)``; the width may differ by sentence, as ``(batch, 1, 1)``."""
     return half_width * _at_real_tokens(site, lambda *shape, **kwargs: 2 * torch.rand(*shape, **kwargs) - 1)
 
 
 def _at_real_tokens(site: Site, draw: Callable[..., Tensor]) -> Tensor:
-    width = site.seen.shape[-1]
-    # Rows are drawn for real tokens only, and in blocks of 16 numbers, the unit of torch's CPU generator: so
-    # neither padding nor the split into micro-batches changes what a token gets.
-    rows = draw(
-        int(site.mask.sum()),
-        math.ceil(width / 16) * 16,
-        generator=site.generator,
-        device=site.seen.device,
-        dtype=_dtype(site.seen),
-    )
-    noise = torch.zeros(site.seen.shape, device=site.seen.device, dtype=rows.dtype)
-    noise[site.mask] = rows[:, :width]
+    # Rows are drawn for real tokens only, so that padding does not change what a token gets.
+    noise = torch.zeros(site.seen.shape, device=site.seen.device, dtype=_dtype(site.seen))
+    noise[site.mask] = _rows(int(site.mask.sum()), noise, draw, site.generator)
     return noise
+
+
+def _rows(count: int, like: Tensor, draw: Callable[..., Tensor], generator: torch.Generator | None) -> Tensor:
+    # In blocks of 16 numbers, the unit of torch's CPU generator: so a row gets the same numbers in any split.
+    width = like.shape[-1]
+    rows = draw(count, math.ceil(width / 16) * 16, generator=generator, device=like.device, dtype=like.dtype)
+    return rows[:, :width]
 
 
 def _dtype(seen: EmbeddingFacts) -> torch.dtype:

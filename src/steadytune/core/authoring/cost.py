@@ -10,14 +10,17 @@ class Cost:
     """What a method adds to one training step.
 
     Passes are counted over the whole model and the whole batch: over a part of the batch they are a part of a pass. In
-    units of one forward pass, a backward pass to the weights counts 2 and one to the input embeddings alone counts 1;
-    a plain step is `PLAIN_STEP`, 3 units.
+    units of one forward pass, a backward pass to the weights counts 2, one to the input embeddings alone counts 1, and
+    one through a gradient 4: 2 through the graph of the gradient and 2 through the pass that it was taken of. A plain
+    step is `PLAIN_STEP`, 3 units.
 
     Attributes:
         forwards: forward passes that keep an autograd graph.
         forwards_without_graph: forward passes under ``no_grad``.
         backwards: backward passes that reach the weights.
         backwards_to_embeddings: backward passes that stop at the embeddings.
+        backwards_through_gradients: backward passes through a gradient that `Step.gradient` returned, and so to the
+            weights (double backward).
         weight_copies: extra copies of the trainable weights held in memory.
         activation_sets: extra sets of saved activations alive at the same time as the clean pass's.
     """
@@ -26,6 +29,7 @@ class Cost:
     forwards_without_graph: float = 0
     backwards: float = 0
     backwards_to_embeddings: float = 0
+    backwards_through_gradients: float = 0
     weight_copies: int = 0
     activation_sets: float = 0
 
@@ -37,7 +41,7 @@ class Cost:
         3
         """
         passes = self.forwards + self.forwards_without_graph
-        return passes + 2 * self.backwards + self.backwards_to_embeddings
+        return passes + 2 * self.backwards + self.backwards_to_embeddings + 4 * self.backwards_through_gradients
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steadytune.core.arithmetic import divergence as divergences
 from steadytune.core.arithmetic import noise, randomness
@@ -173,6 +174,35 @@ class Step:
     def uniform_noise(self, half_width: float | Tensor, *, site: int = 0) -> Tensor:
         """Uniform noise in ``(-half_width, half_width)``, otherwise as `normal_noise`."""
         return noise.uniform_noise(self._site(site), half_width)
+
+    def output_noise(self) -> Tensor:
+        """Standard Gaussian noise in the shape of the outputs, for random projections; 0 where there is no label.
+
+        Neither the split into micro-batches nor padding changes what an item gets, except for answers to questions,
+        whose outputs are the positions.
+        """
+        generator = self.streams.noise(self.owner, self.clean_logits.device)
+        return noise.output_noise(self.clean_logits, generator, self.supervised)
+
+    def gradient(self, values: Callable[[Tensor], Tensor]) -> Tensor:
+        """Gradient of a function of the outputs to the word embeddings, with its graph: a term can be made of it.
+
+        A second pass runs on the clean pass's dropout masks. Its attention is computed without fused kernels, which
+        cannot be differentiated twice. The backward pass through the result is one of
+        `Cost.backwards_through_gradients`.
+
+        Args:
+            values: of the outputs, ``(batch, ..., outputs)``, to what is summed.
+
+        Returns:
+            ``(batch, length, width)``, 0 at padding.
+        """
+        seen = self.seen[0]
+        at = torch.zeros(seen.shape, dtype=seen.dtype, device=seen.device, requires_grad=True)
+        with sdpa_kernel([SDPBackend.MATH]):
+            outputs = self.logits(at, masks="same")
+            (found,) = torch.autograd.grad(values(outputs).sum(), at, create_graph=True)
+        return found
 
     def token_mask(self, site: int = 0) -> Tensor:
         """``(batch, length)``, true at the tokens that the model attends to."""

@@ -66,10 +66,12 @@ class Explanation:
         Arithmetic: 1.00 x a plain step.
         """
         total = self.total
+        doubled = total.backwards_through_gradients
+        through = f", {doubled:.3g} through a gradient" if doubled else ""
         return (
             f"One micro-batch: {_passes(total.forwards, 'forward')} with a graph, {total.forwards_without_graph:.3g} "
             f"without; {_passes(total.backwards, 'backward')} to the weights, {total.backwards_to_embeddings:.3g} to "
-            f"the embeddings alone.\nArithmetic: {self.relative_cost:.2f} x a plain step.\n"
+            f"the embeddings alone{through}.\nArithmetic: {self.relative_cost:.2f} x a plain step.\n"
             f"Memory: {_count(total.weight_copies, 'more copy', 'more copies')} of the trainable weights, "
             f"{_count(total.activation_sets, 'more set', 'more sets')} of activations."
         )

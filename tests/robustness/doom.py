@@ -68,6 +68,7 @@ class Doom:
         self._shared = mmap.mmap(-1, 16)  # inherited by what is forked
         self._opened: str | None = None
         self._is_installed = self._is_inside = False
+        self._folder: int | None = None
         self.first = os.getpid()
 
     def close(self) -> None:
@@ -90,14 +91,24 @@ class Doom:
         self.first = os.getpid()
         sys.addaudithook(self._heard)
         self._wrap(os, "fsync", self._sync)
+        self._wrap(os, "open", self._open)
+
+    def _open(self, real: Callable[..., int], path: Any, *given: Any, dir_fd: int | None = None, **named: Any) -> int:
+        """Remember the folder, which is not among what the event tells."""
+        self._folder = dir_fd
+        try:
+            return real(path, *given, dir_fd=dir_fd, **named)
+        finally:
+            self._folder = None
 
     def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = arguments
             if not isinstance(path, int) and (flags & WRITING if isinstance(flags, int) else "r" not in str(mode)):
-                self._reached(path, "open")
+                self._reached(_in_folder(path, self._folder), "open")
         elif event in EVENTS and not isinstance(arguments[0], int):
-            self._reached(arguments[0], event)
+            folder = arguments[2 if event in ("os.rename", "os.mkdir") else -1]
+            self._reached(_in_folder(arguments[0], folder if event != "os.truncate" else None), event)
 
     def reached(self, path: str | os.PathLike[str]) -> None:
         """A library that is not Python begins to write this file."""
@@ -166,6 +177,12 @@ class Doom:
     def _wrap(module: Any, name: str, around: Callable[..., Any]) -> None:
         real = getattr(module, name)
         setattr(module, name, lambda *given, **named: around(real, *given, **named))
+
+
+def _in_folder(path: Any, folder: int | None) -> str:
+    """The whole path of a name in an opened folder."""
+    name = os.fsdecode(path)
+    return name if folder in (None, -1) else os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
 
 
 def watch_libraries(doom: Doom) -> None:

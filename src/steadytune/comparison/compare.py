@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,9 @@ from steadytune.comparison.reporter import CompareReporter, SilentComparison, Si
 from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
-from steadytune.support.atomic_files import this_process
-from steadytune.training.folder import RunFolder, describe_environment, write_json
+from steadytune.support.atomic_files import this_process, write_json
+from steadytune.support.writing import remove_folder, writes_below
+from steadytune.training.folder import RunFolder, describe_environment
 
 #: Seconds between two writings of the unfinished comparison.
 WRITE_EVERY = 5.0
@@ -70,7 +70,8 @@ def compare(
     made = engine or make_engine(settings)
     work = ComparisonSession(settings, compared, cells, engine=made, reporter=shown, command=repeat, remote=remote)
     try:
-        return work.all()
+        with writes_below(settings.folder):
+            return work.all()
     finally:
         shown.stop()
         made.close()
@@ -248,7 +249,7 @@ class ComparisonSession:
             for record in self.engine.run([probe], SilentListener()):
                 self.forecast.learn_probe(record)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
     def make(self, runs: Sequence[Run], *, earlier: int = 0, later: int = 0) -> Iterator[RunRecord]:
         """Make runs, and tell the reporter of each as it ends.
@@ -290,7 +291,7 @@ class ComparisonSession:
         """Remove what is left where the process of a run was killed after it had kept the record."""
         folder = plan.folder / "checkpoints"
         if record.status == "finished" and folder.is_dir() and not is_locked(plan):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
     def _trained(self) -> set[str]:
         """Keys of the runs of which only the test splits are missing."""

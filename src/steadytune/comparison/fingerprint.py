@@ -13,6 +13,7 @@ from typing import Any
 
 from steadytune.comparison.candidates import identify
 from steadytune.settings.train import TrainSettings
+from steadytune.support.reading import SETTINGS, read_bytes
 from steadytune.tasks.digest import LENGTH
 from steadytune.version import __version__
 
@@ -32,7 +33,7 @@ def code_digest() -> str:
     for part in PARTS:
         path = root / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"\n{file.relative_to(root)}\n".encode() + file.read_bytes())
+            digest.update(f"\n{file.relative_to(root)}\n".encode() + read_bytes(file, SETTINGS))
     for package in PACKAGES:
         digest.update(f"\n{package} {metadata.version(package)}".encode())
     return digest.hexdigest()[:LENGTH]

@@ -8,9 +8,9 @@ from pathlib import Path
 from steadytune.comparison.records import FILE_NAME
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
-from steadytune.support.atomic_files import remove_abandoned
+from steadytune.support.atomic_files import remove_abandoned, write_atomically
 from steadytune.support.plain_yaml import write_yaml
-from steadytune.training.folder import write_atomically
+from steadytune.support.writing import make_folder, refuse_links, writes_below
 
 CONFIG = "compare.yaml"
 
@@ -23,6 +23,7 @@ def refuse_foreign(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"--output-dir {folder}: is a file; give a folder.")
+    refuse_links(folder)
     if (folder / "config.yaml").is_file():
         raise SettingsError(f"--output-dir {folder}: holds a single run of `steadytune train`; give another folder.")
     own = {CONFIG, FILE_NAME, "runs", "locks", "search", "workers.log"}
@@ -34,9 +35,10 @@ def refuse_foreign(folder: Path) -> None:
 
 def claim(settings: CompareSettings) -> None:
     """Make the folder, keep the resolved settings there, and remove what killed processes have left."""
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(settings.folder, "*.unfinished", "estimate-*")
-    write_atomically(settings.folder / CONFIG, write_yaml(settings.resolved()))
+    with writes_below(settings.folder):
+        make_folder(settings.folder)
+        remove_abandoned(settings.folder, "*.unfinished", "estimate-*")
+        write_atomically(settings.folder / CONFIG, write_yaml(settings.resolved()))
 
 
 def commit() -> dict[str, str]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, read_record
+from steadytune.support.writing import file_lock, writes_below
 
 
 def kept_record(plan: RunPlan) -> RunRecord | None:
@@ -37,7 +38,8 @@ def is_locked(plan: RunPlan) -> bool:
     """Whether a process is making the run at this moment."""
     if not plan.lock_file.exists():
         return False
-    lock = FileLock(plan.lock_file, timeout=0)
+    with writes_below(plan.home):
+        lock = file_lock(plan.lock_file, 0)
     try:
         lock.acquire()
     except Timeout:

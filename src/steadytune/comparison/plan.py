@@ -53,9 +53,14 @@ class RunPlan:
         return self.settings.folder
 
     @property
+    def home(self) -> Path:
+        """Folder of the comparison."""
+        return self.folder.parent.parent
+
+    @property
     def lock_file(self) -> Path:
         """Held by the process that makes the run."""
-        return self.folder.parent.parent / "locks" / f"{self.key}.lock"
+        return self.home / "locks" / f"{self.key}.lock"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

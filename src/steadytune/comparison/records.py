@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from steadytune.errors import SettingsError
 from steadytune.settings.expressions import BASELINE
+from steadytune.support.reading import COMPARISON, read_json
 
 Status = Literal["finished", "failed", "diverged"]
 
@@ -196,23 +196,6 @@ def comparison_from_json(content: Mapping[str, Any]) -> Comparison:
     return found
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that may come from anywhere; whole numbers beyond 64 bits become floats.
-
-    Raises:
-        ValueError: it is no JSON, or nested too deep.
-        OSError: it cannot be read.
-    """
-
-    def bounded(digits: str) -> int | float:
-        return int(digits) if len(digits) < 19 else float(digits)
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_int=bounded)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
 def read_comparison(folder: str | Path) -> Comparison:
     """Read the ``comparison.json`` of a folder.
 
@@ -221,7 +204,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     """
     path = Path(folder) / FILE_NAME
     try:
-        content = read_json(path)
+        content = read_json(path, COMPARISON)
         version = content["format_version"]
         if version > FORMAT_VERSION:
             raise SettingsError(f"{path} was written by a newer version of steadytune (format {version}).")
@@ -237,6 +220,6 @@ def read_comparison(folder: str | Path) -> Comparison:
 def read_record(folder: Path) -> RunRecord | None:
     """The record in a run's folder; ``None`` if there is none, or it is damaged."""
     try:
-        return record_from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+        return record_from_json(read_json(folder / "record.json"))
     except (OSError, ValueError, KeyError, TypeError):
         return None

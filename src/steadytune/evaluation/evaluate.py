@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +12,10 @@ from steadytune.errors import SettingsError, SteadytuneError
 from steadytune.settings.evaluate import MEASURES, NAMES, EvaluateOptions
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import TrainSettings
+from steadytune.support.atomic_files import write_json
+from steadytune.support.reading import read_json
 from steadytune.support.text import duration
-from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.folder import RunFolder
 from steadytune.training.rows import DATA_FOLDER, load_data
 from steadytune.version import __version__
 
@@ -202,10 +203,10 @@ def _kept(file: Path, header: dict[str, Any], tell: Callable[[str], None]) -> di
     if not file.exists():
         return empty
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         same = all(content[key] == value for key, value in header.items())
         whole = isinstance(content["settings"], dict) and isinstance(content["not_done"], dict)
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{file}: is no evaluation ({type(error).__name__}); delete it or give another --output."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from steadytune.support.reading import open_regular
 from steadytune.tasks.digest import LENGTH
 
 
@@ -28,7 +29,7 @@ def model_digest(name: str) -> str:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".txt", ".model", ".safetensors", ".py"):
             digest.update(f"\n{file.name}\n".encode())
-            with file.open("rb") as content:
+            with open_regular(file) as content:
                 while block := content.read(2**20):
                     digest.update(block)
     return digest.hexdigest()[:LENGTH]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.models.load import find_model
 from steadytune.settings.train import TrainSettings
+from steadytune.support.reading import read_json
 from steadytune.tasks.files.load import training_rows
 from steadytune.tasks.task import ANSWER, INPUT_COLUMNS, LABEL, PROMPT, TaskData
 from steadytune.training.rows import load_data
@@ -206,7 +206,7 @@ def _limit(folder: Path | None) -> int:
     if folder is None:
         return COMMON_LIMIT
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         positions = next(config[name] for name in ("max_position_embeddings", "n_positions") if name in config)
         return int(positions) - (2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0)
     except (OSError, ValueError, TypeError, StopIteration, AttributeError):

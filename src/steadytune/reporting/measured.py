@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steadytune.comparison.records import Cell, Comparison, RunRecord, read_json
+from steadytune.comparison.records import Cell, Comparison, RunRecord
 from steadytune.reporting.curves import CurveView, Line, candidate_lines
 from steadytune.reporting.views import CellView, is_number
 from steadytune.reporting.words import label
+from steadytune.support.reading import read_json
 from steadytune.support.text import plain_text
 
 FILE, FORMAT = "evaluation.json", 1

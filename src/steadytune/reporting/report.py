@@ -22,8 +22,9 @@ from steadytune.reporting.measured import calibration_rows, figure_rows, with_ev
 from steadytune.reporting.model_card import model_cards
 from steadytune.reporting.views import CellView, ReportData, report_data
 from steadytune.support import text
-from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.atomic_files import write_atomically
 from steadytune.support.text import plain_text
+from steadytune.support.writing import make_folder, writes_below
 from steadytune.version import __version__
 
 COSTS = ("updates", "seconds", "seconds_per_update", "peak_memory_bytes")
@@ -149,15 +150,16 @@ class Report:
     def write(self, folder: str | Path) -> list[Path]:
         """Write every form into a folder, under its usual name, and return the files, the page first."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = [
-            self.write_html(folder / HTML),
-            self.write_markdown(folder / MARKDOWN),
-            self.write_csv(folder / CSV),
-            self.write_json(folder / JSON),
-        ]
-        for place, (task, card) in enumerate(model_cards(self.data).items()):
-            written.append(_write(folder / (_card_name(task) if place else CARD), card))
+        with writes_below(folder):
+            make_folder(folder)
+            written = [
+                self.write_html(folder / HTML),
+                self.write_markdown(folder / MARKDOWN),
+                self.write_csv(folder / CSV),
+                self.write_json(folder / JSON),
+            ]
+            for place, (task, card) in enumerate(model_cards(self.data).items()):
+                written.append(_write(folder / (_card_name(task) if place else CARD), card))
         return written
 
     def show(self, height: int = 900) -> None:
@@ -267,8 +269,7 @@ def _card_name(task: str) -> str:
 
 def _write(path: str | Path, text: str) -> Path:
     path = Path(path)
-    with replaced_when_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="")
+    write_atomically(path, text)
     return path
 
 

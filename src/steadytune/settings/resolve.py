@@ -16,6 +16,8 @@ from steadytune.settings.expressions import scalar
 from steadytune.settings.of_verbs import of_another_verb
 from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml
+from steadytune.support.reading import SETTINGS, read_text
+from steadytune.support.secrets import refuse_secret_url
 from steadytune.support.text import excerpt, is_url
 
 
@@ -45,7 +47,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     path, place = Path(path), f"--config {path}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, SETTINGS, encoding="utf-8-sig", pipe=True)
     except FileNotFoundError:
         raise SettingsError(f"{place}: there is no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
@@ -152,6 +154,8 @@ def resolve(
             f"--config {config}: trust_remote_code runs code that the model brings along, which a file cannot allow: "
             "give --trust-remote-code on the command line."
         )
+    if options.get("output_dir") is None:
+        _refuse_url_of_file(values.get("output_dir"), config)
     values |= {k: v for k, v in options.items() if v is not None and k != "set"}
     if values["set"] is None:
         del values["set"]
@@ -159,6 +163,28 @@ def resolve(
         return kind(**values)
     except ValidationError as error:
         raise SettingsError(_describe(error, config, kind)) from None
+
+
+#: URLs, separated by spaces, below which a configuration file may keep results.
+ALLOWED_URLS = "STEADYTUNE_OUTPUT_URLS"
+
+
+def _refuse_url_of_file(output_dir: Any, config: str | Path | None) -> None:
+    """Refuse a store that only a file names: what lies there is fetched, and the file may be a stranger's.
+
+    Raises:
+        SettingsError: it is not below a URL that the environment allows.
+    """
+    if not isinstance(output_dir, str) or not is_url(output_dir):
+        return
+    refuse_secret_url("output_dir", output_dir)
+    allowed = [url.rstrip("/") for url in os.environ.get(ALLOWED_URLS, "").split()]
+    inside = any(f"{output_dir}/".startswith(f"{url}/") for url in allowed)
+    if not inside or ".." in output_dir.split("/"):
+        raise SettingsError(
+            f"--config {config}: output_dir is the URL {output_dir}, which a file cannot choose: give --output-dir on "
+            f"the command line, or name URLs that you trust in {ALLOWED_URLS}."
+        )
 
 
 def _merged(from_file: Any, from_options: Any) -> Any:

@@ -18,6 +18,7 @@ from pydantic import (
 
 from steadytune.errors import SettingsError
 from steadytune.settings.expressions import read_candidate, split_outside_brackets
+from steadytune.support.secrets import refuse_secret_url
 
 
 def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
@@ -56,6 +57,10 @@ ROWS_AND_HEAD = frozenset(
 
 #: Rows, updates and the like: what torch counts in 64 bits with room to multiply.
 MOST = 10**9
+#: Settings that say where something lies, which may be a URL.
+PLACES = frozenset(
+    {"model", "train_file", "validation_file", "test_file", "data_dir", "output_dir", "ray_address", "published"}
+)
 
 
 class TrainSettings(BaseModel):
@@ -166,6 +171,14 @@ class TrainSettings(BaseModel):
         given = value if isinstance(value, list) else [value]
         if any(isinstance(entry, bool) for entry in given) and kinds & {int, float, list[float]}:
             raise ValueError("must be a number, not yes or no")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_secrets(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a URL with a password or a token: settings are written into the results."""
+        if isinstance(value, str) and info.field_name in PLACES:
+            refuse_secret_url(f"--{info.field_name.replace('_', '-')}", value)
         return value
 
     @field_validator("set", mode="before")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import re
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-#: What some file systems answer where nothing can be synced.
-_CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF})
+from steadytune.support.writing import open_file, remove_file, remove_folder, rename, sync, write_text
 
 
 @contextmanager
@@ -30,34 +29,35 @@ def replaced_when_whole(path: Path) -> Iterator[Path]:
         ('all of it', False)
     """
     unfinished = path.with_name(f"{path.name}.{this_process()}.unfinished")
+    remove_file(unfinished)
+    open_file(unfinished, "xb").close()  # ours, whatever writes to its path
     try:
         yield unfinished
         sync(unfinished)
-        os.replace(unfinished, path)
+        rename(unfinished, path)
         sync(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        remove_file(unfinished)
 
 
-def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, lie on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such thing for folders
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never a part."""
+    with replaced_when_whole(path) as unfinished:
+        write_text(unfinished, text)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def sync_all(folder: Path) -> None:
     """Wait until a folder lies on the disk with all that is in it."""
     for place, _, names in os.walk(folder):
         for name in names:
-            sync(Path(place) / name)
+            file = Path(place) / name
+            if file.is_file() and not file.is_symlink():
+                sync(file)
         sync(Path(place))
 
 
@@ -92,7 +92,7 @@ def remove_abandoned(folder: Path, *patterns: str) -> None:
         for path in folder.glob(pattern):
             if not is_abandoned(path.name):
                 continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir() and not path.is_symlink():
+                remove_folder(path)
             else:
-                path.unlink(missing_ok=True)
+                remove_file(path)

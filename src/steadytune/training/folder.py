@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,13 +12,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from steadytune.errors import DamagedCheckpointError, SettingsError
 from steadytune.settings.train import TrainSettings
-from steadytune.support.atomic_files import replaced_when_whole, sync, sync_all
+from steadytune.support.atomic_files import sync_all, write_atomically, write_json
 from steadytune.support.plain_yaml import read_yaml, write_yaml
+from steadytune.support.reading import RESULTS, SETTINGS, read_json, read_text
 from steadytune.support.text import is_url
+from steadytune.support.writing import (
+    append_text,
+    file_lock,
+    make_folder,
+    permit,
+    refuse_links,
+    remove_file,
+    remove_folder,
+    rename,
+    sync,
+    writes_below,
+)
 from steadytune.version import __version__
 
 if TYPE_CHECKING:
@@ -57,9 +69,7 @@ class RunFolder:
             raise SettingsError(
                 f"--output-dir {settings.output_dir}: a run is kept in a local folder; only `compare` writes to a URL."
             )
-        for own in (self.checkpoints, self.model, self.log, self.path / "predictions"):
-            if own.is_symlink():
-                raise SettingsError(f"{own} is a link; a run writes into its own folder: give another --output-dir.")
+        refuse_links(self.path)
         wanted = _comparable(settings.model_dump())
         if self.config.is_file():
             held = _comparable(_read_yaml(self.config))
@@ -92,7 +102,7 @@ class RunFolder:
         self.check(settings)
         if self.config.is_file():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         # The settings come last: a folder without them is not a run yet.
         write_json(self.environment, describe_environment(settings.seed))
         write_atomically(self.config, write_yaml(settings.model_dump()))
@@ -104,11 +114,13 @@ class RunFolder:
         Raises:
             SettingsError: another process is at the run, or as `check` does.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            self._remove_unfinished()
-            self.claim(settings)
-            yield
+        with writes_below(self.path):
+            make_folder(self.path)
+            refuse_links(self.path)
+            with self._locked():
+                self._remove_unfinished()
+                self.claim(settings)
+                yield
 
     def refuse_busy(self) -> None:
         """Look whether another process is at the run.
@@ -122,7 +134,7 @@ class RunFolder:
 
     def _locked(self) -> AbstractContextManager[Any]:
         try:
-            return FileLock(self.lock).acquire(timeout=1)  # the system takes it from a process that was killed
+            return file_lock(self.lock).acquire(timeout=1)
         except Timeout:
             raise SettingsError(
                 f"{self.path}: another process is at this run: wait until it has ended, or give another --output-dir."
@@ -133,9 +145,9 @@ class RunFolder:
         for place in (self.path, self.path / "predictions", *self.checkpoints.glob("checkpoint-*")):
             for path in place.glob("*.unfinished"):
                 if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove_folder(path)
                 else:
-                    path.unlink(missing_ok=True)
+                    remove_file(path)
 
     def read_metrics(self) -> dict[str, Any]:
         """What has been measured so far; empty for a new run.
@@ -146,9 +158,13 @@ class RunFolder:
         if not self.metrics.is_file():
             return {}
         try:
-            return json.loads(self.metrics.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SettingsError(f"{self.metrics} is damaged ({error}): delete it to measure again.") from error
+            content = read_json(self.metrics)
+            if isinstance(content, dict):
+                return content
+            problem = "it holds no scores by name"
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        raise SettingsError(f"{self.metrics} is damaged ({problem}): delete it to measure again.")
 
     def last_checkpoint(self, tell: Callable[[str], None] = lambda _line: None) -> Path | None:
         """The newest checkpoint that was written to its end and is still as it was written, or ``None``.
@@ -183,13 +199,14 @@ class RunFolder:
     def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Save the model for plain ``from_pretrained``; the folder appears when it is whole."""
         unfinished = self.path / "model.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_folder(unfinished)
+        make_folder(unfinished)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         _readable_alike(unfinished)
         sync_all(unfinished)
         self.remove_model()
-        unfinished.rename(self.model)
+        rename(unfinished, self.model)
         sync(self.path)
 
     def checkpoint_bytes(self) -> int:
@@ -199,10 +216,10 @@ class RunFolder:
     def remove_model(self) -> None:
         """Remove the saved model, of which no part is ever to be seen."""
         removed = self.path / "model.removed.unfinished"
-        shutil.rmtree(removed, ignore_errors=True)
+        remove_folder(removed)
         if self.model.is_dir():
-            self.model.rename(removed)
-            shutil.rmtree(removed, ignore_errors=True)
+            rename(self.model, removed)
+            remove_folder(removed)
 
     def restore_log(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Make the log what it was when a checkpoint was written: a resumed run writes the rest again.
@@ -220,7 +237,7 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log, without one that was cut off while it was written."""
         lines = []
-        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        text = read_text(self.log, RESULTS, errors="replace") if self.log.is_file() else ""
         for line in text.splitlines():
             try:
                 content = json.loads(line)
@@ -241,8 +258,7 @@ class RunFolder:
 
     def append_log(self, record: dict[str, Any]) -> None:
         """Add one line to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_text(self.log, json.dumps(record) + "\n")
 
 
 def _kind(line: Mapping[str, Any]) -> tuple[int, str | None]:
@@ -259,7 +275,7 @@ def _readable_alike(folder: Path) -> None:
     """Let whoever may read the configuration read the weights, which come out of a temporary file for one user."""
     mode = (folder / "config.json").stat().st_mode
     for path in folder.glob("*.safetensors"):
-        path.chmod(mode & 0o777)
+        permit(path, mode & 0o777)
 
 
 def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,7 +289,7 @@ def _comparable(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"), str(path))
+        content = read_yaml(read_text(path, SETTINGS), str(path))
     except (OSError, UnicodeDecodeError, SettingsError) as error:
         raise SettingsError(f"{path} cannot be read ({error}): give another --output-dir.") from error
     if not isinstance(content, dict):
@@ -296,14 +312,3 @@ def describe_environment(seed: int) -> dict[str, Any]:
         machine["device"] = torch.cuda.get_device_name() if cuda else "cpu"
         machine["threads"] = torch.get_num_threads()
     return {"versions": versions, "machine": machine, "seed": seed}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    with replaced_when_whole(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")

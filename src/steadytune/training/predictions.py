@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import math
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.reading import open_regular
+from steadytune.support.writing import make_folder, open_file
 from steadytune.tasks.task import Head
 
 if TYPE_CHECKING:
@@ -22,6 +27,8 @@ FOLDER = "predictions"
 KEPT: tuple[Head, ...] = ("classification", "multi_label", "regression")
 #: Above, a file would be larger than many a model.
 MOST_VALUES = 20_000_000
+#: Of one array in the largest such file, labels in 64 bits included.
+MOST_BYTES = 8 * MOST_VALUES + 1024
 
 
 class Predictions(NamedTuple):
@@ -49,8 +56,8 @@ def keeping(scorer: Scorer, head: Head, encoded: Encoded, file: Path) -> Scorer:
         rows = np.asarray(encoded.features.with_format("numpy")["row"][:])
         if logits.size <= MOST_VALUES and len(rows) == len(logits) == len(np.unique(rows)):
             order = np.argsort(rows)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replaced_when_whole(file) as unfinished, unfinished.open("wb") as content:
+            make_folder(file.parent)
+            with replaced_when_whole(file) as unfinished, open_file(unfinished, "wb") as content:
                 np.savez_compressed(content, logits=logits[order].astype(np.float32), labels=labels[order], head=head)
         return scorer(predicted)
 
@@ -60,7 +67,24 @@ def keeping(scorer: Scorer, head: Head, encoded: Encoded, file: Path) -> Scorer:
 def read_predictions(run: Path, split: str) -> Predictions | None:
     """What was predicted for a split; ``None`` where nothing was kept, or the file is damaged."""
     try:
-        with np.load(run / FOLDER / f"{split}.npz", allow_pickle=False) as content:
-            return Predictions(content["logits"], content["labels"], str(content["head"]))
-    except (OSError, ValueError, KeyError, BadZipFile):
+        with open_regular(run / FOLDER / f"{split}.npz") as file, ZipFile(file) as content:
+            logits, labels, head = (_array(content, name) for name in ("logits", "labels", "head"))
+            return Predictions(logits, labels, str(head))
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
         return None
+
+
+def _array(archive: ZipFile, name: str) -> np.ndarray:
+    """One array, whose shape is that of the bytes that are there; neither its header nor the archive is believed."""
+    with archive.open(f"{name}.npy") as member:
+        content = member.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError("larger than what is kept")
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(file)
+    if kind.hasobject or math.prod(shape) * kind.itemsize != len(content) - file.tell():
+        raise ValueError("not as large as its header says")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

@@ -13,10 +13,11 @@ from steadytune.heads.scoring import Scorer, output_selector, scorer_for
 from steadytune.methods.registry import build_methods
 from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
+from steadytune.support.atomic_files import write_json
 from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import refuse_label_smoothing, training_arguments
 from steadytune.training.callbacks import SparingCheckpoints
-from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.folder import RunFolder
 from steadytune.training.predictions import FOLDER, keeping
 from steadytune.training.reporter import Reporter, Silent
 from steadytune.training.rows import fewer_rows, load_data

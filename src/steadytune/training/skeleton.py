@@ -12,8 +12,9 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from steadytune.core.authoring.method import Method
+from steadytune.support.atomic_files import write_json
 from steadytune.training.callbacks import InterruptCallback, ReportCallback
-from steadytune.training.folder import RunFolder, write_json
+from steadytune.training.folder import RunFolder
 from steadytune.training.meter import Meter
 from steadytune.training.reporter import Reporter
 from steadytune.training.resumable import Resumable

@@ -13,7 +13,8 @@ from steadytune.errors import SettingsError, did_you_mean
 from steadytune.proposal.configuration import configuration, cost, recommended, seen
 from steadytune.proposal.first_look import Look, first_look
 from steadytune.settings.resolve import PATHS, resolve_settings
-from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.atomic_files import write_atomically
+from steadytune.support.writing import make_folder
 
 VERBS = ("compare", "train")
 
@@ -32,9 +33,8 @@ def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overw
         given = given | {"hold_out": True}
     look = first_look(resolve_settings(given))
     text = configuration(look, _as_seen_from(output.parent, given), verb, str(output))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_when_whole(output) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    make_folder(output.parent)
+    write_atomically(output, text)
     if not quiet:
         _show(look, output, verb)
 

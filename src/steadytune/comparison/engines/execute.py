@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from steadytune.comparison.engines.engine import BusyError
 from steadytune.comparison.kept_record import kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, Status, read_record
-from steadytune.errors import DivergedError
-from steadytune.support.atomic_files import remove_abandoned
+from steadytune.errors import DivergedError, SettingsError
+from steadytune.support.atomic_files import remove_abandoned, write_json
+from steadytune.support.reading import read_json
 from steadytune.support.text import one_line
-from steadytune.training.folder import RunFolder, write_json
+from steadytune.support.writing import file_lock, make_folder, remove_folder, writes_below
+from steadytune.training.folder import RunFolder
 
 logger = logging.getLogger("steadytune")
 
@@ -47,23 +48,23 @@ def execute(plan: RunPlan, reporter: Any = None, *, wait: bool = True) -> RunRec
         BusyError: another process is making it, and ``wait`` is off.
         Interrupted: the user stopped it; the next call continues.
     """
-    plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(plan.lock_file, timeout=-1 if wait else 0):
-            found = kept_record(plan)
-            return found if found is not None else _make(plan, reporter)
-    except Timeout:
-        raise BusyError(plan.key) from None
+    with writes_below(plan.home):
+        make_folder(plan.lock_file.parent)
+        try:
+            with file_lock(plan.lock_file, -1 if wait else 0):
+                found = kept_record(plan)
+                return found if found is not None else _make(plan, reporter)
+        except Timeout:
+            raise BusyError(plan.key) from None
 
 
 def keep_failure(plan: RunPlan, error: str) -> RunRecord:
     """Record that the process of a run ended before it could say anything; another that took the run over goes on."""
     record = _record(plan, "failed", error, {}, 0.0)
-    try:
-        with FileLock(plan.lock_file, timeout=0):
+    with writes_below(plan.home), suppress(Timeout):
+        make_folder(plan.lock_file.parent)
+        with file_lock(plan.lock_file, 0):
             _keep(plan, record)
-    except Timeout:
-        pass
     return record
 
 
@@ -98,16 +99,17 @@ def _make(plan: RunPlan, reporter: Any) -> RunRecord:
         status, error = "failed", one_line(problem)
     record = _record(plan, status, error, metrics, time.monotonic() - began)
     _keep(plan, record)
-    shutil.rmtree(plan.folder / "checkpoints", ignore_errors=True)
+    remove_folder(plan.folder / "checkpoints")
     return record
 
 
 def _keep(plan: RunPlan, record: RunRecord) -> None:
     try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(plan.folder)
         remove_abandoned(plan.folder, "record.json.*.unfinished")
         write_json(plan.folder / "record.json", asdict(record))
-    except OSError as error:  # a full disk: the record is still told, and made again from the run's folder next time
+    except (OSError, SettingsError) as error:
+        # A full disk, or a link: the record is still told, and made again from the run's folder next time.
         logger.warning("The record of %s cannot be kept: %s", plan.folder, one_line(error))
 
 
@@ -150,7 +152,7 @@ def _here() -> str:
 
 def _environment(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        return read_json(folder / "environment.json")
     except (OSError, ValueError):
         return {}
 

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,10 +18,12 @@ from typing import Any
 
 from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
+from steadytune.comparison.engines.starting import python_command, safe_environment
 from steadytune.comparison.kept_record import is_locked, kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
+from steadytune.support.writing import make_folder, open_file, writes_below
 
 #: Seconds between two looks at runs that another process is making.
 LOOK_AGAIN = 0.5
@@ -37,13 +38,13 @@ class _Worker:
         self.plan: RunPlan | None = None
         self.ready = False
         self._log = log
-        with log.open("ab") as errors:
+        with open_file(log, "ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "steadytune.comparison.engines.local_worker"],
+                python_command("steadytune.comparison.engines.local_worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(threads),
+                env=safe_environment(OMP_NUM_THREADS=str(threads)),
                 start_new_session=True,  # Ctrl-C is for the parent, which asks gently
             )
         threading.Thread(target=self._read, args=(news,), daemon=True).start()
@@ -146,8 +147,9 @@ class LocalEngine:
             worker.send(run=plan.as_json())
 
     def _start(self) -> _Worker:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        worker = _Worker(self._news, self.folder / "workers.log", self.threads)
+        with writes_below(self.folder):
+            make_folder(self.folder)
+            worker = _Worker(self._news, self.folder / "workers.log", self.threads)
         self._alive.append(worker)
         return worker
 
@@ -211,10 +213,3 @@ def _kill_group(leader: int) -> None:
     """Kill all processes of a group, if it has any left."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return environment

@@ -19,11 +19,13 @@ from typing import Any
 from steadytune.comparison.engines import ray_task
 from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
+from steadytune.comparison.engines.starting import away_from_here
 from steadytune.comparison.kept_record import kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
 from steadytune.support.text import one_line
+from steadytune.support.writing import make_folder, remove_file, write_text, writes_below
 
 #: Seconds between two looks at what the runs tell, and at runs that another process is making.
 LOOK_AGAIN = 0.5
@@ -85,8 +87,9 @@ class RayEngine:
     def run(self, plans: Sequence[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
         """Make runs and yield their records as they end; those made before come first."""
         marker = self.folder / "locks" / f"seen-by-nodes-{uuid.uuid4().hex}"
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        with writes_below(self.folder):
+            make_folder(marker.parent)
+            write_text(marker, "")
         try:
             for plan in plans:
                 found = kept_record(plan)
@@ -106,7 +109,7 @@ class RayEngine:
                 if busy:
                     time.sleep(LOOK_AGAIN)
         finally:
-            marker.unlink(missing_ok=True)
+            remove_file(marker)
 
     def _submit(self, plan: RunPlan, marker: Path) -> None:
         ref = self._task.remote(plan.as_json(), str(Path.cwd()), str(marker), self._board)
@@ -130,7 +133,6 @@ class RayEngine:
         return plan, record
 
     def _failed(self, plan: RunPlan, why: str) -> RunRecord:
-        plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
         return keep_failure(plan, why)
 
     def _pass_on(self, watch: RunListener) -> None:
@@ -209,12 +211,14 @@ def _imported() -> Any:
 def _connect(ray: Any, address: str | None, workers: int) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address in (None, "local"):
-        ray.init(num_cpus=workers, include_dashboard=False, **options)
+        with away_from_here():
+            ray.init(num_cpus=workers, include_dashboard=False, **options)
         return
     try:
         if address != "auto":
             _knock(address)  # Ray itself would try for minutes
-        ray.init(address=address, **options)
+        with away_from_here():  # Ray would tell every worker to import from the current folder first
+            ray.init(address=address, **options)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         reason = one_line(error)
         raise SettingsError(f"--ray-address {address}: no cluster can be reached there ({reason}).") from error

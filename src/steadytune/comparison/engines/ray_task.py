@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import socket
 import tempfile
 import zipfile
@@ -13,10 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from steadytune.comparison.engines.messages import MessageReporter
 from steadytune.comparison.plan import RunPlan
+from steadytune.support.writing import file_lock, make_folder, remove_folder, rename, writes_below
 
 #: Seconds between two messages on the updates of a run.
 PACE = 0.5
@@ -96,7 +94,7 @@ def make_run(content: Mapping[str, Any], place: str, marker: str, board: Any) ->
     finally:
         teller.send("ended")
         if home is not None:
-            shutil.rmtree(home, ignore_errors=True)
+            remove_folder(Path(home))
 
 
 def _refuse_other_code(plan: RunPlan) -> None:
@@ -124,15 +122,17 @@ def packed(folder: Path) -> bytes:
 
 def unpack(content: bytes, plan: RunPlan) -> None:
     """Put the files of a run into its folder, the record last."""
-    plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.lock_file), zipfile.ZipFile(io.BytesIO(content)) as archive:
-        arrived = plan.folder.with_name(f"{plan.folder.name}.arrived")
-        shutil.rmtree(arrived, ignore_errors=True)
-        archive.extractall(arrived)
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(arrived.iterdir(), key=lambda p: p.name == "record.json"):
-            target = plan.folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-        arrived.rmdir()
+    with writes_below(plan.home):
+        make_folder(plan.lock_file.parent)
+        with file_lock(plan.lock_file), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrived = plan.folder.with_name(f"{plan.folder.name}.arrived")
+            remove_folder(arrived)
+            make_folder(arrived)
+            archive.extractall(arrived)
+            make_folder(plan.folder)
+            for path in sorted(arrived.iterdir(), key=lambda p: p.name == "record.json"):
+                target = plan.folder / path.name
+                if target.is_dir():
+                    remove_folder(target)
+                rename(path, target)
+            remove_folder(arrived)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from steadytune.errors import SettingsError
+from steadytune.support.writing import open_file
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +35,7 @@ def open_study(journal: Path, lock: FileLock, name: str, greater_is_better: bool
         from optuna.storages.journal import JournalFileBackend, JournalStorage
     except ImportError:
         raise SettingsError("--search needs Optuna: pip install 'steadytune[search]'.") from None
-    journal.touch()
+    open_file(journal, "ab").close()
     with lock, quiet():
         mending: Any = _MendingLock(journal, lock)
         mending.mend()
@@ -66,7 +67,7 @@ class _MendingLock:
 
 def _cut_half_line(path: Path) -> None:
     """Remove what stands after the last line's end: a process was killed, or the disk was full, while it wrote."""
-    with path.open("rb+") as file:
+    with open_file(path, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
         if size == 0:
             return

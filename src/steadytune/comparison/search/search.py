@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from steadytune.comparison.search.journal import open_study, quiet
 from steadytune.comparison.search.space import LEARNING_RATE, Dimension, Space
 from steadytune.errors import MethodError, SettingsError
 from steadytune.methods.registry import build_methods
+from steadytune.support.writing import file_lock, make_folder, remove_file
 
 if TYPE_CHECKING:
     import optuna
@@ -99,10 +100,10 @@ class Search:
         name = _study_name(key, space, seed, self._first, greater_is_better)
         self._journal = folder / f"{name}.journal"
         self._owner = uuid.uuid4().hex
-        self._alive = FileLock(self._owner_file(self._owner))
-        self._lock = FileLock(f"{self._journal}.lock")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
+            self._alive = file_lock(Path(self._owner_file(self._owner)))
+            self._lock = file_lock(Path(f"{self._journal}.lock"))
             with self._lock:  # nobody else looks whether the owner of a file lives before that has its lock
                 self._remove_left()
                 self._alive.acquire()
@@ -119,7 +120,7 @@ class Search:
     def close(self) -> None:
         """Let go of the trials that were proposed and not told; another process may take them up."""
         self._alive.release()
-        Path(self._alive.lock_file).unlink(missing_ok=True)
+        remove_file(Path(self._alive.lock_file))
 
     @property
     def told(self) -> int:
@@ -299,13 +300,13 @@ class Search:
         path = Path(self._owner_file(owner))
         if not owner or not path.exists():
             return False
-        lock = FileLock(path)
+        lock = file_lock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return True
         lock.release()
-        path.unlink(missing_ok=True)
+        remove_file(path)
         return False
 
     def _remove_left(self) -> None:

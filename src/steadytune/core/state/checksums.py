@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, uint8
 
+from steadytune.support.reading import open_regular
+
 _BLOCK_BYTES = 1 << 20
 #: What training goes on with; others, such as a README, may change.
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -55,7 +57,7 @@ def checksum_of(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 def _of_file(path: Path) -> str:
     found = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK_BYTES):
             found = zlib.crc32(block, found)
     return f"{path.stat().st_size}-{found:08x}"

@@ -17,6 +17,7 @@ from steadytune.core.state.checksums import checksum_of, checksums, first_damage
 from steadytune.core.state.teacher import Teacher
 from steadytune.errors import CheckpointError, DamagedCheckpointError
 from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.writing import make_folder
 
 FILE_NAME = "steadytune.safetensors"
 FORMAT = 2
@@ -62,7 +63,7 @@ def write_state(folder: Path, state: StackState, *, write: bool = True, seal: bo
             tensors[name] = full.contiguous().clone()
     if not write:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     metadata = {
         "format": str(FORMAT),
         "updates": str(state.updates),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from transformers import Trainer, TrainerCallback
 
 from steadytune.core.stack.stack import Stack
 from steadytune.core.state.file import FILE_NAME
-from steadytune.support.atomic_files import sync, sync_all
+from steadytune.support.atomic_files import sync_all
+from steadytune.support.writing import refuse_links, remove_file, remove_folder, sync
 
 PREFIX = "checkpoint-"
 #: Where the state of a Trainer keeps what it has added up since its last log.
@@ -23,9 +23,10 @@ SINCE_LOG = "steadytune_since_log"
 
 def begin_checkpoint(folder: Path) -> None:
     """Take the mark of a whole checkpoint from a folder that is about to be written again."""
+    refuse_links(folder)
     mark = folder / FILE_NAME
     if mark.is_file():
-        mark.unlink()
+        remove_file(mark)
         sync(folder)
 
 
@@ -49,8 +50,8 @@ def remove_older(newest: Path, limit: int | None, best: str | None = None) -> No
     surplus = len(numbered) - max(limit, len(kept))
     for path in sorted(numbered, key=lambda p: (numbered[p] <= last, numbered[p])):
         if surplus > 0 and path not in kept:
-            (path / FILE_NAME).unlink(missing_ok=True)  # first, so that no half of it is taken for a checkpoint
-            shutil.rmtree(path, ignore_errors=True)
+            remove_file(path / FILE_NAME)  # first, so that no half of it is taken for a checkpoint
+            remove_folder(path)
             surplus -= 1
 
 

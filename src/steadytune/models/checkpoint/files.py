@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steadytune.errors import CheckpointError
+from steadytune.support.reading import open_regular
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Weights in other formats: copied beside changed safetensors they would be other weights.
@@ -121,7 +122,7 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
     try:
         with safe_open(file, "pt") as checked:  # refuses holes, overlaps, sizes that are not those of the shape
             checked.keys()
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(length))
     except (SafetensorError, ValueError) as error:

@@ -28,7 +28,9 @@ from steadytune.methods.weight_noise import Spread, change_of, move, parts, spre
 from steadytune.models.checkpoint.files import StoredTensor, copy_bytes, is_other_weights, stored_tensors, weight_files
 from steadytune.models.checkpoint.names import Named, empty_model, named, untie
 from steadytune.models.load import find_model
-from steadytune.support.atomic_files import is_abandoned, remove_abandoned, sync, sync_all, this_process
+from steadytune.support.atomic_files import is_abandoned, remove_abandoned, sync_all, this_process
+from steadytune.support.reading import open_regular
+from steadytune.support.writing import make_folder, open_file, remove_folder, rename, sync, write_text
 from steadytune.version import __version__
 
 #: What says in the new folder where it comes from.
@@ -126,8 +128,9 @@ def perturb_checkpoint(
     with _folder_when_whole(place) as unfinished:
         for path in others:
             copy = unfinished / path.relative_to(folder)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            make_folder(copy.parent)
+            with open_regular(path) as original, open_file(copy, "xb") as target:
+                shutil.copyfileobj(original, target, 1 << 20)
         moves = _write(tensors, unfinished, movements, _Noise(found.model, method, seed, movements), tell)
         record = {
             "noisytune": method.settings() | {"seed": seed if method.seed is None else method.seed},
@@ -135,7 +138,7 @@ def perturb_checkpoint(
             "source": str(source),
             "steadytune": __version__,
         }
-        (unfinished / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(unfinished / RECORD, json.dumps(record, indent=2) + "\n")
     return PerturbedCheckpoint(place, WeightNoiseReport(moves), left_out)
 
 
@@ -161,7 +164,7 @@ def _separate(found: Named) -> None:
 def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
     if one.dtype != other.dtype or one.dtype is None:
         return False
-    with one.file.open("rb") as first, other.file.open("rb") as second:
+    with open_regular(one.file) as first, open_regular(other.file) as second:
         return all(one.read(first, p).equal(other.read(second, p)) for p in parts(one.size))
 
 
@@ -175,7 +178,7 @@ def _plan(found: Named, method: NoisyTune) -> list[_Movement]:
     def spread(tensor: StoredTensor) -> Spread:
         if tensor.dtype is None:
             return Spread()
-        with tensor.file.open("rb", buffering=0) as source:
+        with open_regular(tensor.file) as source:
             return spread_of(tensor.read(source, part) for part in parts(tensor.size))  # pyright: ignore
 
     with _workers() as pool:
@@ -234,14 +237,14 @@ def _write(
     total = sum(file.stat().st_size for file in tensors)
     done, moved_by = 0, {}
     for file, held in tensors.items():
-        with file.open("rb") as source, (folder / file.name).open("wb") as target:
+        with open_regular(file) as source, open_file(folder / file.name, "wb") as target:
             target.truncate(file.stat().st_size)
             copy_bytes(source, target, 0, held[0].start if held else file.stat().st_size)
 
     def one(tensor: StoredTensor) -> float:
         movement = of.get((tensor.file, tensor.name))
         target_file = folder / tensor.file.name
-        with tensor.file.open("rb", buffering=0) as source, target_file.open("r+b", buffering=0) as target:
+        with open_regular(tensor.file) as source, open_file(target_file, "r+b") as target:
             if movement is None or movement.reason or noise.method.intensity == 0:
                 tensor.copy(source, target)  # pyright: ignore[reportArgumentType]
                 return 0.0
@@ -315,24 +318,24 @@ def _refuse_full_disk(place: Path, files: Sequence[Path]) -> None:
 @contextmanager
 def _folder_when_whole(place: Path) -> Iterator[Path]:
     """Yield a folder beside the real one, which takes its place when the block ends without an error."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(place.parent)
     unfinished, old = (place.with_name(f".{place.name}.{kind}{this_process()}.unfinished") for kind in ("", "old."))
     try:
-        unfinished.mkdir()
+        make_folder(unfinished)
         yield unfinished
         sync_all(unfinished)  # after a power cut a folder of this name is whole as well
         if place.exists():
-            place.rename(old)
-        unfinished.rename(place)
+            rename(place, old)
+        rename(unfinished, place)
         sync(place.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(f"{place}: cannot be written ({reason}); nothing of it was kept.") from error
     finally:
         if old.exists() and not place.exists():  # it was moved away, and the new one did not take its place
-            old.rename(place)
+            rename(old, place)
         for leftover in (unfinished, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove_folder(leftover)
 
 
 def _clear_up(place: Path) -> None:
@@ -340,5 +343,5 @@ def _clear_up(place: Path) -> None:
     name = glob.escape(place.name)
     for old in place.parent.glob(f".{name}.old.*.unfinished"):
         if is_abandoned(old.name) and not place.exists():
-            old.rename(place)
+            rename(old, place)
     remove_abandoned(place.parent, f".{name}.*.unfinished")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
+from steadytune.support.reading import open_regular
 from steadytune.tasks.files.places import file_place
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import LABEL, TEXT, RowCounts, Task, TaskData
@@ -152,7 +153,7 @@ def _check_hash(path: Path, expected: str) -> None:
         key = (path, status.st_mtime_ns, status.st_size)
         if key not in _checked:
             digest = hashlib.sha256()
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
             _checked[key] = digest.hexdigest()

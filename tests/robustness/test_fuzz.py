@@ -15,7 +15,7 @@ from fuzz_command import Fault
 from fuzz_coverage import Case, Found, fuzz
 from fuzz_model import tiny_model_folder
 
-from steadytune.tasks.files import delimited as csv_files
+from steadytune.tasks.files.formats.delimited import Csv
 
 #: The short form is the same on each run; `make fuzz SEED=...` goes elsewhere.
 SEED = 11
@@ -66,8 +66,8 @@ def test_the_slow_reader_sees_a_row_that_was_lost(
     target = fuzz_targets.DataFiles(tmp_path, model)
     sound = Case("a.csv", b"text,label\na,x\nb,y\nc,x\n")  # of odd length: no row is held out
     assert target.run(sound) == "accepted"
-    real = csv_files.read
-    monkeypatch.setattr(csv_files, "read", lambda *given: real(*given).slice(0, 2))
+    real = Csv.read
+    monkeypatch.setattr(Csv, "read", lambda *given: real(*given).slice(0, 2))
     with pytest.raises(Fault, match="2 rows of 3"):
         target.run(sound)
 

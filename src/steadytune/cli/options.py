@@ -31,6 +31,8 @@ METAVARS = {
     **dict.fromkeys(("train_file", "validation_file", "test_file"), "FILE"),
     **dict.fromkeys(("text_column", "text_pair_column", "label_column"), "COLUMN"),
     **dict.fromkeys(("data_dir", "output_dir"), "DIR"),
+    "delimiter": "CHAR",
+    "encoding": "NAME",
     "methods": "NAME,NAME",
     "train_size": "N|%",
     "learning_rates": "X,X",

@@ -119,6 +119,8 @@ def _whole_file(settings: TrainSettings) -> Dataset | None:
         text_pair_column=settings.text_pair_column,
         label_column=settings.label_column,
         head=settings.head,
+        delimiter=settings.delimiter,
+        encoding=settings.encoding,
     )
 
 

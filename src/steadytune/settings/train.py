@@ -50,6 +50,8 @@ ROWS_AND_HEAD = frozenset(
         "text_column",
         "text_pair_column",
         "label_column",
+        "delimiter",
+        "encoding",
         "head",
     }
 )
@@ -81,7 +83,7 @@ class TrainSettings(BaseModel):
         None, "Folder with the data sets of named tasks (else $STEADYTUNE_DATA, the Hub's cache, the Hub).", DATA
     )
     train_file: str | None = setting(
-        None, "Your rows: .csv, .tsv, .jsonl or .parquet; tags also .conll, questions also SQuAD's .json.", DATA
+        None, "Training file: .csv, .tsv, .json, .jsonl, .parquet or .xlsx, also with .gz; tags also .conll.", DATA
     )
     validation_file: str | None = setting(
         None, "Rows to evaluate after each epoch (else 10% of the train file).", DATA
@@ -90,6 +92,8 @@ class TrainSettings(BaseModel):
     text_column: str | None = setting(None, "Column of text, words, question or prompt (else its usual name).", DATA)
     text_pair_column: str | None = setting(None, "Column of the second text, for pairs, or of the context.", DATA)
     label_column: str | None = setting(None, "Column of label, tags or answers (else its usual name).", DATA)
+    delimiter: str | None = setting(None, "What separates columns: ',', ';', tab or '|' (default: detected).", DATA)
+    encoding: str | None = setting(None, "Encoding of text files, such as cp1252 (default: detected).", DATA)
     head: (
         Literal[
             "classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.task import LABEL, RowCounts, TaskData
 
@@ -22,7 +24,6 @@ def with_test_rows(data: TaskData) -> TaskData:
     """
     if "test" in data.splits or not {"train", "validation"} <= data.splits.keys():
         return data
-    import numpy as np
 
     train = data.splits["train"]
     classes = np.asarray(train[LABEL]) if data.task.head == "classification" else None

@@ -35,7 +35,7 @@ def check_source(settings: TrainSettings) -> None:
     if settings.task is not None and files:
         raise SettingsError(f"--task and --{next(iter(files)).replace('_', '-')}: give one or the other.")
     if settings.task is not None:
-        of_files = ("text_column", "text_pair_column", "label_column", "head")
+        of_files = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding", "head")
         given = next((name for name in of_files if getattr(settings, name) is not None), None)
         if given is not None:
             raise SettingsError(f"--{given.replace('_', '-')}: is for your own files; --task says it itself.")
@@ -45,7 +45,7 @@ def check_source(settings: TrainSettings) -> None:
     elif settings.train_file is None:
         raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
     for path in files.values():
-        open_source(path)
+        open_source(path, settings.delimiter, settings.encoding)
 
 
 def load_data(settings: TrainSettings) -> TaskData:
@@ -67,6 +67,8 @@ def load_data(settings: TrainSettings) -> TaskData:
             text_pair_column=settings.text_pair_column,
             label_column=settings.label_column,
             head=settings.head,
+            delimiter=settings.delimiter,
+            encoding=settings.encoding,
         )
     data.training_rows()
     if "validation" not in data.splits:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from steadytune.errors import DataError
-from steadytune.tasks.files import delimited as csv_files
 from steadytune.tasks.files import multi_label as multi_label_files
-from steadytune.tasks.files import tags as tag_files
+from steadytune.tasks.files.formats import delimited, sentences
 from steadytune.tasks.files.load import load_files
 
 ROWS = 100_000
@@ -81,7 +80,7 @@ def test_blocks_change_neither_rows_nor_messages(tmp_path, monkeypatch, size):
     file.write_text(CONTENT, encoding="utf-8")
     validation = {"validation_file": file, "head": "multi_label"}
     whole = load_files(file, **validation).splits["train"][:]
-    monkeypatch.setattr(csv_files, "_CHUNK_BYTES", size)
+    monkeypatch.setattr(delimited, "_ROWS", size)
     monkeypatch.setattr(multi_label_files, "_ROWS_AT_ONCE", size)
     found = load_files(file, **validation)
     assert found.splits["train"][:] == whole
@@ -98,7 +97,7 @@ def test_sentences_may_go_over_the_end_of_a_block(tmp_path, monkeypatch, size):
     file = tmp_path / "tags.conll"
     lines = "\n\nAda B-PER\nLovelace I-PER\nwrote O\n\n-DOCSTART- O\n\nIn O\nParis B-LOC\n\n\nYes O\n"
     file.write_text(lines, encoding="utf-8")
-    monkeypatch.setattr(tag_files, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(sentences, "_WORDS", size)
     rows = load_files(file, validation_file=file).splits["train"][:]
     assert rows["tokens"] == [["Ada", "Lovelace", "wrote"], ["In", "Paris"], ["Yes"]]
     assert rows["label"] == [[3, 4, 0], [0, 1], [0]]

@@ -171,7 +171,7 @@ def test_tags_that_are_numbers_or_no_entities(tmp_path):
 
 
 def test_lines_longer_than_a_block_and_words_with_quotes_and_spaces(tmp_path, monkeypatch):
-    monkeypatch.setattr("steadytune.tasks.files.tags._BLOCK_BYTES", 64)
+    monkeypatch.setattr("steadytune.tasks.files.formats.sentences._WORDS", 64)
     words = ["x" * 300, '"', "New York", "naïve"]
     file = write(tmp_path / "t.tsv", "\n".join(f"{w}\t{t}" for w, t in zip(words, ["O", "A", "O", "A"], strict=True)))
     assert rows_of(file, head="token_classification")[0]["tokens"] == words
@@ -197,7 +197,7 @@ def test_faulty_lines_are_named(tmp_path, content, parts):
 
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / "t.conll"
-    file.write_bytes(b"a O\nb \xff\n")
+    file.write_bytes(b"\xc3\xa9 O\nb \xff\n")
     refused(file, "line 2", "0xff")
 
 
@@ -223,7 +223,7 @@ def test_faulty_lists_of_tags_name_the_row(tmp_path, row, problem):
 def test_a_tag_never_seen_in_training(tmp_path):
     train = write(tmp_path / "t.conll", "a O\nb B-X\n")
     other = write(tmp_path / "v.conll", "a O\n\nb I-X\n\nc B-Y\n")
-    with pytest.raises(DataError, match=r"v\.conll', sentence 3: the tag 'B-Y' was never seen"):
+    with pytest.raises(DataError, match=r"v\.conll', line 5 \(sentence 3\): the tag 'B-Y' was never seen"):
         load_files(train, other)
 
 

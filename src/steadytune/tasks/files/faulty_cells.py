@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt
+from steadytune.tasks.files.formats.format import Source
 from steadytune.tasks.files.places import file_place, numbered, row_place
-from steadytune.tasks.files.sources import Source
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
 from steadytune.errors import DataError, SettingsError, did_you_mean
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.files.places import file_place, numbered
@@ -16,9 +20,9 @@ from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
-    from pyarrow import ChunkedArray, Table
+
+_arrow: Any = compute
 
 #: The heads that files can be for.
 FILE_HEADS = tuple(head for head in get_args(Head) if head != "retrieval")
@@ -42,13 +46,18 @@ def load_files(
     label_column: str | None = None,
     head: Head | None = None,
     seed: int = 0,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> TaskData:
     r"""Return the task that the files hold, every row of it.
 
-    The format follows from the extension: .csv, .tsv (quoted as csv is), .jsonl, .ndjson or .json (one object per
-    line), .parquet; .conll and .txt (a word and its tag on each line); .json in SQuAD's nested layout. Text is UTF-8.
+    The format follows from the extension: .csv, .tsv (quoted as csv is), .jsonl or .ndjson (one object per line),
+    .json (an array of objects, or one per line), .parquet, .xlsx; .conll and .txt (a word and its tag on each line);
+    .json in SQuAD's nested layout. Each may be compressed, as in .csv.gz. What separates the columns of a csv file and
+    the encoding of text are found out unless `delimiter` and `encoding` say it; `notes` says what was assumed.
 
-    The columns default to those of `TaskData`: `text`, `text_pair` where there is one, and `label`; for other heads
+    The columns default to those of `TaskData`: `text`, `text_pair` where there is one, and `label`, or to those with
+    other usual names (`review`, `sentiment`, `premise` and `hypothesis`); `notes` says so. For other heads
     `text_column`, `text_pair_column` and `label_column` name question, context and answers, words and tags, or prompt
     and answer. Without `head`, the layout tells tags, questions and prompts; labels that are names or at most 20
     different whole numbers are classes and other numbers are scores. `task.description` says which and why. Classes
@@ -69,13 +78,14 @@ def load_files(
         known = ", ".join(FILE_HEADS)
         raise SettingsError(f"unknown head {excerpt(head)}; known are {known}.{did_you_mean(str(head), FILE_HEADS)}")
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    sources = {split: open_source(file) for split, file in files.items() if file is not None}
+    sources = {split: open_source(file, delimiter, encoding) for split, file in files.items() if file is not None}
     reader = reader_for(sources["train"], text_column, text_pair_column, label_column, head)
     for source in sources.values():
         reader.check(source)
     tables = {split: _read(reader, source) for split, source in sources.items()}
     read = {split: table.num_rows for split, table in tables.items()}
-    notes = [] if head or reader.head != "regression" else [f"Regression, because {reader.reason}."]
+    notes = list(dict.fromkeys(note for source in sources.values() for note in source.notes)) + reader.notes
+    notes += [] if head or reader.head != "regression" else [f"Regression, because {reader.reason}."]
     held_out = None
     if "validation" not in tables:
         tables, held_out = _hold_out(tables, sources["train"], reader.head, seed)
@@ -99,34 +109,33 @@ def training_rows(
     text_pair_column: str | None = None,
     label_column: str | None = None,
     head: Head | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """Return every row of the training file in its order, those that `load_files` would hold out as well.
 
     Raises DataError and SettingsError as `load_files` does.
     """
-    source = open_source(train_file)
+    source = open_source(train_file, delimiter, encoding)
     reader = reader_for(source, text_column, text_pair_column, label_column, head)
     reader.check(source)
     return dataset_of(_read(reader, source))
 
 
-def _read(reader: FileReader, source: Source) -> Table:
+def _read(reader: FileReader, source: Source) -> pa.Table:
     """Return the rows of a file, and give back what Arrow keeps of the memory that reading took."""
-    import pyarrow as pa
-
     table = reader.read(source)
     pa.default_memory_pool().release_unused()
     return table
 
 
-def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -> tuple[dict[str, Table], np.ndarray]:
+def _hold_out(
+    tables: dict[str, pa.Table], source: Source, head: Head, seed: int
+) -> tuple[dict[str, pa.Table], np.ndarray]:
     """Return the tables with a validation split taken from the training rows, and which rows of the file it has.
 
     The training rows are taken out of `tables`.
     """
-    import numpy as np
-    import pyarrow as pa
-
     train = tables.pop("train")
     classes = train.column(LABEL).to_numpy() if head == "classification" else None
     try:
@@ -143,10 +152,8 @@ def _hold_out(tables: dict[str, Table], source: Source, head: Head, seed: int) -
     return {"train": kept, **tables, "validation": validation}, rows
 
 
-def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[ChunkedArray, ChunkedArray]:
+def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Return the values to keep and those held out; the chunks are let go one by one, so that no copy is made."""
-    import pyarrow as pa
-
     start, parts, kind = 0, ([], []), chunks[0].type
     chunks.reverse()
     while chunks:
@@ -159,13 +166,9 @@ def _divided(chunks: list[Any], held_out: np.ndarray) -> tuple[ChunkedArray, Chu
 
 
 def _overlap_notes(
-    tables: Mapping[str, Table], sources: Mapping[str, Source], held_out: np.ndarray | None, head: Head
+    tables: Mapping[str, pa.Table], sources: Mapping[str, Source], held_out: np.ndarray | None, head: Head
 ) -> list[str]:
     """Say how many rows of the other splits have the very text of a training row, and where the first of them are."""
-    import numpy as np
-    from pyarrow import compute
-
-    arrow: Any = compute
     train = _inputs(tables["train"], head)
     notes = []
     for split, table in tables.items():
@@ -174,8 +177,8 @@ def _overlap_notes(
         texts = _inputs(table, head)
         # of the two sets of texts only the smaller is kept in memory, and what both have
         small, large = (texts, train) if len(texts) < len(train) else (train, texts)
-        both = arrow.unique(large.filter(arrow.is_in(large, value_set=small)))
-        shared = np.flatnonzero(np.asarray(arrow.is_in(texts, value_set=both)))
+        both = _arrow.unique(large.filter(_arrow.is_in(large, value_set=small)))
+        shared = np.flatnonzero(np.asarray(_arrow.is_in(texts, value_set=both)))
         if len(shared):
             rows = held_out[shared] if held_out is not None and split == "validation" else shared
             file = sources[split if split in sources else "train"].path
@@ -187,26 +190,25 @@ def _overlap_notes(
     return notes
 
 
-def _inputs(table: Table, head: Head) -> Any:
+def _inputs(table: pa.Table, head: Head) -> Any:
     """Return the text of each row, several joined into one string."""
-    from pyarrow import compute
-
-    arrow: Any = compute
     columns = [table.column(name) for name in INPUT_COLUMNS[head] if name in table.column_names]
     if head == "token_classification":
-        return arrow.binary_join(table.column(TOKENS), "\x1f")
-    return columns[0] if len(columns) == 1 else arrow.binary_join_element_wise(*columns, "\x1f")
+        return _arrow.binary_join(table.column(TOKENS), "\x1f")
+    return columns[0] if len(columns) == 1 else _arrow.binary_join_element_wise(*columns, "\x1f")
 
 
-def _rare_class_notes(train: Table, reader: FileReader) -> list[str]:
+def _rare_class_notes(train: pa.Table, reader: FileReader) -> list[str]:
     """Say which classes are left with one training row."""
-    import numpy as np
-
     if reader.label_names is None or reader.head != "classification":
         return []
     counts: np.ndarray = np.bincount(train.column(LABEL).to_numpy(), minlength=len(reader.label_names))
     rare = [name for name, count in zip(reader.label_names, counts, strict=True) if count <= 1]
     return [f"Classes with a single training row: {listing(rare)}."] if rare else []
+
+
+def _stem(path: Path) -> str:
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> Task:
@@ -222,7 +224,7 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
         what["validation"] = f"a tenth of the rows of {file_place(sources['train'].path)}, held out from training"
     of_labels = reader.head in ("classification", "regression")
     return Task(
-        name="".join(c if c.isprintable() else "_" for c in sources["train"].path.stem),
+        name="".join(c if c.isprintable() else "_" for c in _stem(sources["train"].path)),
         head=reader.head,
         description=f"{kind}, because {'it was asked for' if asked and not of_labels else reader.reason}.",
         citation="the user's own files",

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import pyarrow as pa
 
 from steadytune.errors import DataError
-from steadytune.tasks.files.columns import (
-    Columns,
-    check_columns,
-    choose_columns,
-    column_names,
-    read_columns,
-    read_texts,
-)
+from steadytune.tasks.files import headers
+from steadytune.tasks.files.columns import Columns, check_columns, check_filled, choose_columns, located, read_columns
 from steadytune.tasks.files.faulty_cells import FaultyCells
+from steadytune.tasks.files.formats.format import Source, Wanted
 from steadytune.tasks.files.labels import LabelCode, decide, encode, read_labels
-from steadytune.tasks.files.places import file_place
-from steadytune.tasks.files.sources import Source
+from steadytune.tasks.files.multi_label import MultiLabelReader
+from steadytune.tasks.files.places import file_place, no_rows
+from steadytune.tasks.files.questions import QuestionReader
+from steadytune.tasks.files.tags import TagReader
 from steadytune.tasks.task import ANSWER, LABEL, PROMPT, TEXT, TEXT_PAIR, Head
-
-if TYPE_CHECKING:
-    from pyarrow import Table
 
 
 class FileReader(Protocol):
-    """Reads the files of one task; `label_names`, `head` and `reason` are known once the training file is read."""
+    """Reads the files of one task; `label_names`, `head` and `reason` are known once the training file is read.
+
+    `notes` are sentences on what was assumed, which the user must get to see.
+    """
+
+    notes: list[str]
 
     @property
     def columns(self) -> Columns:
@@ -50,7 +51,7 @@ class FileReader(Protocol):
         """Raise DataError when a file lacks a column or cannot be of this head."""
         ...
 
-    def read(self, source: Source) -> Table:
+    def read(self, source: Source) -> pa.Table:
         """Return the rows in the columns of the head; raises DataError naming file, row and column."""
         ...
 
@@ -62,6 +63,7 @@ class TextReader:
         self.columns = columns
         self.asked: Head | None = head
         self.code: LabelCode | None = None
+        self.notes: list[str] = []
 
     @property
     def head(self) -> Head:
@@ -81,17 +83,17 @@ class TextReader:
 
     def check(self, source: Source) -> None:
         """See `FileReader`."""
-        _refuse_words_and_tags(source, "classification")
+        _refuse_other_layout(source, "classification")
         check_columns(source, self.columns)
 
-    def read(self, source: Source) -> Table:
+    def read(self, source: Source) -> pa.Table:
         """See `FileReader`."""
-        import pyarrow as pa
-
         faults = FaultyCells(source)
-        raw = read_columns(source, self.columns, faults=faults)
+        raw = read_columns(source, self.columns, "label", faults)
         labels = read_labels(faults, self.columns.label, raw.column(LABEL), self.code, self.asked)
-        self.code = self.code or decide(labels, self.asked)
+        if self.code is None:
+            self.code = decide(labels, self.asked)
+        self.notes += labels.notes
         names = [name for name in (TEXT, TEXT_PAIR) if name in raw.column_names]
         values: list[Any] = [raw.column(name) for name in names]
         values.append(pa.chunked_array([pa.array(encode(labels, self.code))]))
@@ -107,16 +109,22 @@ class PromptReader:
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
+        self.notes: list[str] = []
 
     def check(self, source: Source) -> None:
         """See `FileReader`."""
-        _refuse_words_and_tags(source, self.head)
+        _refuse_other_layout(source, self.head)
         check_columns(source, self.columns)
 
-    def read(self, source: Source) -> Table:
+    def read(self, source: Source) -> pa.Table:
         """See `FileReader`."""
-        table = read_texts(source, (self.columns.text, self.columns.label))
-        return table.select([self.columns.text, self.columns.label]).rename_columns([PROMPT, ANSWER])
+        here = located(source, self.columns)
+        names = (here.text, here.label)
+        table = source.format.read(source, [Wanted(name) for name in names])
+        if table.num_rows == 0:
+            raise no_rows(source.path)
+        check_filled(source, names, table)
+        return table.select(list(names)).rename_columns([PROMPT, ANSWER])
 
 
 def reader_for(
@@ -132,45 +140,63 @@ def reader_for(
     layout and columns `question` and `context` for question answering, columns `prompt` for language models; anything
     else is a text with a label.
     """
-    from steadytune.tasks.files.multi_label import MultiLabelReader
-    from steadytune.tasks.files.questions import QuestionReader
-    from steadytune.tasks.files.tags import TagReader
-
     given = (text_column, text_pair_column, label_column)
-    head = head or _told_by_layout(source, text_column)
+    head = head or _told_by_layout(source, text_column, label_column)
     if head == "token_classification":
         return TagReader(source, text_column, label_column)
     if head == "question_answering":
         return QuestionReader(*given)
-    _refuse_words_and_tags(source, head or "classification")
+    _refuse_other_layout(source, head or "classification")
     if head == "causal_lm":
-        names = column_names(source)
-        answer = label_column or ("completion" if ANSWER not in names and "completion" in names else ANSWER)
-        return PromptReader(Columns(text_column or PROMPT, None, answer))
-    columns = choose_columns(source, *given)
-    return MultiLabelReader(columns) if head == "multi_label" else TextReader(columns, head)
+        return PromptReader(_prompt_columns(source, text_column, label_column))
+    columns = choose_columns(source, *given, vectors=head == "multi_label")
+    reader = MultiLabelReader(columns) if head == "multi_label" else TextReader(columns, head)
+    note = columns.note(source)
+    reader.notes += [note] if note else []
+    return reader
 
 
-def _told_by_layout(source: Source, text_column: str | None) -> Head | None:
-    if source.format == "conll":
+def _prompt_columns(source: Source, text: str | None, label: str | None) -> Columns:
+    header = source.format.header(source)
+    prompts = headers.usual(header, headers.PROMPTS[:1]) or headers.usual(header, headers.PROMPTS)
+    answers = headers.usual(header, headers.ANSWERS[:1]) or headers.usual(header, headers.ANSWERS)
+    return Columns(
+        text or (prompts[0] if len(prompts) == 1 else PROMPT),
+        None,
+        label or (answers[0] if len(answers) == 1 else ANSWER),
+    )
+
+
+def _told_by_layout(source: Source, text_column: str | None, label_column: str | None) -> Head | None:
+    if source.format.layout == "sentences":
         return "token_classification"
-    if source.format == "squad":
+    if source.format.layout == "questions":
         return "question_answering"
-    names = set(column_names(source))
+    header = source.format.header(source)
+    names = {headers.plain_name(name) for name in header}
     if text_column is not None or TEXT in names:
         return None
-    if {"question", "context"} <= names:
+    if {"question", "context"} <= names and ("answers" in names or not names & headers.LABELS) and not label_column:
         return "question_answering"
-    if "tokens" in names:
+    if "tokens" in names or ("words" in names and _has_lists(source, header)):
         return "token_classification"
-    return "causal_lm" if {PROMPT} < names and names & {ANSWER, "completion"} else None
+    return "causal_lm" if {PROMPT} < names and names & set(headers.ANSWERS[:3]) else None
 
 
-def _refuse_words_and_tags(source: Source, head: str) -> None:
+def _has_lists(source: Source, header: list[str]) -> bool:
+    """Whether the column of words holds lists."""
+    values = source.format.sample(source, headers.usual(header, ("words",))[:1], 1)
+    return bool(values and values[0]) and (isinstance(values[0][0], list) or str(values[0][0]).startswith("["))
+
+
+def _refuse_other_layout(source: Source, head: str) -> None:
     """Raise DataError for a layout that belongs to another head."""
-    layouts = {"conll": ("words with tags", "token_classification"), "squad": ("SQuAD's", "question_answering")}
-    if source.format in layouts:
-        layout, other = layouts[source.format]
+    layouts = {
+        "sentences": ("words with tags", "token_classification"),
+        "questions": ("SQuAD's", "question_answering"),
+    }
+    if source.format.layout in layouts:
+        layout, other = layouts[source.format.layout]
         raise DataError(
             f"{file_place(source.path)}: its layout is {layout}, for the head {other}, not {head}; give .csv, .tsv, "
             ".jsonl or .parquet."

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import pyarrow as pa
+
 from steadytune.errors import SteadytuneError
 from steadytune.tasks.named.loading import INSTEAD, load_published
 from steadytune.tasks.named.registry import task_names, task_record
@@ -144,8 +147,6 @@ def common_classes(
 
 
 def _relabelled(rows: Dataset, relabel: tuple[int, ...]) -> Dataset:
-    import numpy as np
-    import pyarrow as pa
 
     table: pa.Table = rows.with_format("arrow")[:]  # pyright: ignore
     labels = np.asarray(relabel, dtype=np.int64)[table.column(LABEL).to_numpy()]

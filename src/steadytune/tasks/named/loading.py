@@ -13,6 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute, parquet
+
 from steadytune.errors import DataError
 from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.support.text import excerpt
@@ -24,7 +28,8 @@ from steadytune.tasks.task import IDENTIFIER, LABEL, RowCounts, SplitSource, Tas
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-    from pyarrow import Table
+
+_arrow: Any = compute
 
 HELD_OUT_SEED = 0
 _MOST_NAMED = 6
@@ -54,7 +59,7 @@ def load_published(task: Task, data_dir: str | Path | None = None, splits: Colle
         place = f"--task {task.name}, {source.file} in {where}"
         parts.setdefault(source.split, []).append(normalise(published, task, place))
     notes = _missing_notes(task, found, where)
-    tables: dict[str, Table] = {}
+    tables: dict[str, pa.Table] = {}
     counts: dict[str, RowCounts] = {}
     for split, normalised in parts.items():
         table, counts[split], refused = _joined(normalised)
@@ -140,9 +145,7 @@ def _in_folder(task: Task, folder: Path) -> dict[SplitSource, list[Path]]:
 
 
 def _read(paths: list[Path]) -> Dataset:
-    import pyarrow as pa
     from datasets import Dataset
-    from pyarrow import parquet
 
     tables = []
     for path in paths:
@@ -214,14 +217,10 @@ def _load(hub_id: str, config: str | None) -> DatasetDict:
 
 def _of_language(rows: Dataset, prefix: str | None) -> Dataset:
     """Return the rows of one language, where a split of the Hub holds all."""
-    import numpy as np
-    from pyarrow import compute
-
     if prefix is None:
         return rows
-    arrow: Any = compute
     table: Any = rows.select_columns([IDENTIFIER]).with_format("arrow")[:]
-    return rows.select(np.flatnonzero(np.asarray(arrow.starts_with(table.column(IDENTIFIER), prefix))))
+    return rows.select(np.flatnonzero(np.asarray(_arrow.starts_with(table.column(IDENTIFIER), prefix))))
 
 
 @contextmanager
@@ -282,20 +281,16 @@ def _missing_notes(task: Task, found: Found, where: str) -> list[str]:
     return [f"{where} has no rows for {named}."]
 
 
-def _joined(parts: list[Normalised]) -> tuple[Table, RowCounts, str]:
+def _joined(parts: list[Normalised]) -> tuple[pa.Table, RowCounts, str]:
     """Return the rows of a split, how many there are, and in words why others were refused."""
-    import pyarrow as pa
-
     table = pa.concat_tables([part.table for part in parts], promote_options="default")
     refused: Counter[str] = sum((part.refused for part in parts), Counter())
     counts = RowCounts(sum(part.read for part in parts), table.num_rows)
     return table, counts, " and ".join(f"{number:,} {why} refused" for why, number in (+refused).items())
 
 
-def _hold_out(task: Task, tables: dict[str, Table], counts: dict[str, RowCounts], notes: list[str]) -> None:
+def _hold_out(task: Task, tables: dict[str, pa.Table], counts: dict[str, RowCounts], notes: list[str]) -> None:
     """Take validation rows from the training rows where there are none."""
-    import numpy as np
-
     if "validation" in tables or "train" not in tables:
         return
     train = tables["train"]

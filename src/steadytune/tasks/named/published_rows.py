@@ -9,6 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import compute
+
 from steadytune.errors import DataError
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.answer_columns import answer_columns, first_misplaced_answer, with_unique_identifiers
@@ -28,9 +32,9 @@ from steadytune.tasks.task import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
-    from pyarrow import ChunkedArray, Table
+
+_arrow: Any = compute
 
 UNLABELLED = -1
 #: Kept beside the columns of the head where a data set has them.
@@ -44,7 +48,7 @@ _MULTIWORD = "_"  # the tag of a contraction in Universal Dependencies; its word
 class Normalised:
     """The rows of one source: the table, how many rows were read, and why others were refused."""
 
-    table: Table
+    table: pa.Table
     read: int
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -55,7 +59,7 @@ def normalise(rows: Dataset, task: Task, place: str) -> Normalised:
     `place` opens the messages. Raises DataError when a column is missing, of another type, or holds a label that the
     record does not know.
     """
-    table: Table = rows.with_format("arrow")[:]  # pyright: ignore
+    table: pa.Table = rows.with_format("arrow")[:]  # pyright: ignore
     _check_columns(table, task, place)
     names = _feature_names(rows, task.label_column)
     result = Normalised(table, table.num_rows)
@@ -63,7 +67,7 @@ def normalise(rows: Dataset, task: Task, place: str) -> Normalised:
     return result
 
 
-def _check_columns(table: Table, task: Task, place: str) -> None:
+def _check_columns(table: pa.Table, task: Task, place: str) -> None:
     wanted = [name for name in (task.text_column, task.text_pair_column, task.label_column) if name]
     wanted += [IDENTIFIER] if task.head == "question_answering" else []
     for name in wanted:
@@ -83,7 +87,9 @@ def _feature_names(rows: Dataset, column: str) -> list[str] | None:
     return list(names) if names else None
 
 
-def _columns_of_head(table: Table, task: Task, names: list[str] | None, place: str, refused: Counter[str]) -> Table:
+def _columns_of_head(
+    table: pa.Table, task: Task, names: list[str] | None, place: str, refused: Counter[str]
+) -> pa.Table:
     if task.head == "token_classification":
         return _tagged(table, task, names, place, refused)
     if task.head == "question_answering":
@@ -100,18 +106,14 @@ def _columns_of_head(table: Table, task: Task, names: list[str] | None, place: s
     return _kept(table, columns, keep)
 
 
-def _kept(table: Table, columns: dict[str, Any], keep: np.ndarray) -> Table:
+def _kept(table: pa.Table, columns: dict[str, Any], keep: np.ndarray) -> pa.Table:
     """Return the columns, with those kept for later use, of the rows to keep."""
-    import pyarrow as pa
-
     columns |= {name: table.column(name) for name in EXTRA_COLUMNS if name in table.column_names}
     result = pa.table(columns)
     return result if bool(keep.all()) else result.filter(pa.array(keep))
 
 
-def _strings(table: Table, name: str, place: str) -> ChunkedArray:
-    import pyarrow as pa
-
+def _strings(table: pa.Table, name: str, place: str) -> pa.ChunkedArray:
     column = table.column(name)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
@@ -119,10 +121,8 @@ def _strings(table: Table, name: str, place: str) -> ChunkedArray:
     return column.cast(pa.string())
 
 
-def _not_null(columns: list[ChunkedArray], refused: Counter[str]) -> np.ndarray:
+def _not_null(columns: list[pa.ChunkedArray], refused: Counter[str]) -> np.ndarray:
     """Return which rows have all the texts."""
-    import numpy as np
-
     keep = np.ones(len(columns[0]), dtype=bool)
     for column in columns:
         if column.null_count:
@@ -133,9 +133,6 @@ def _not_null(columns: list[ChunkedArray], refused: Counter[str]) -> np.ndarray:
 
 def _labels(column: Any, task: Task, names: list[str] | None, place: str) -> tuple[Any, np.ndarray]:
     """Return class indices or scores, and which rows have one."""
-    import numpy as np
-    import pyarrow as pa
-
     if task.head == "regression":
         scores = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
         hidden = bool((scores == UNLABELLED).all())
@@ -149,18 +146,13 @@ def _indices(column: Any, label_names: tuple[str, ...], names: list[str] | None,
 
     The labels are names, indices in the order of the data set's own `names`, or indices in the record's order.
     """
-    import numpy as np
-    import pyarrow as pa
-    from pyarrow import compute
-
-    arrow: Any = compute
     code = {_plain(name): index for index, name in enumerate(label_names)}
     code |= dict.fromkeys(_UNLABELLED_NAMES, UNLABELLED) | {_MULTIWORD: UNLABELLED - 1}
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        distinct = arrow.unique(column)
-        numbers = arrow.index_in(column, value_set=distinct).to_numpy(zero_copy_only=False)
+        distinct = _arrow.unique(column)
+        numbers = _arrow.index_in(column, value_set=distinct).to_numpy(zero_copy_only=False)
         names = ["" if name is None else name for name in distinct.to_pylist()]
     else:
         numbers = column.cast(pa.int64(), safe=False).fill_null(UNLABELLED).to_numpy()
@@ -185,15 +177,10 @@ def _plain(name: str) -> str:
     return _OTHER_NAMES.get(name.strip(), name.strip())
 
 
-def _tagged(table: Table, task: Task, names: list[str] | None, place: str, refused: Counter[str]) -> Table:
+def _tagged(table: pa.Table, task: Task, names: list[str] | None, place: str, refused: Counter[str]) -> pa.Table:
     """Return tokens and tag indices; rows without tokens are refused, contractions beside their words left out."""
-    import numpy as np
-    import pyarrow as pa
-    from pyarrow import compute
-
-    arrow: Any = compute
     tokens, tags = (table.column(name).combine_chunks() for name in (task.text_column, task.label_column))
-    lengths, tag_lengths = (np.asarray(arrow.list_value_length(values).fill_null(0)) for values in (tokens, tags))
+    lengths, tag_lengths = (np.asarray(_arrow.list_value_length(values).fill_null(0)) for values in (tokens, tags))
     row = first_true(lengths != tag_lengths)
     if row is not None:
         raise DataError(f"{place}, row {row + 1}: {lengths[row]} tokens but {tag_lengths[row]} tags.")
@@ -216,10 +203,8 @@ def _tagged(table: Table, task: Task, names: list[str] | None, place: str, refus
     return _kept(table, columns, lengths > 0)
 
 
-def _questions(table: Table, task: Task, place: str, refused: Counter[str]) -> Table:
+def _questions(table: pa.Table, task: Task, place: str, refused: Counter[str]) -> pa.Table:
     """Return questions with answers that stand in their context; rows whose answers are hidden are refused."""
-    import numpy as np
-
     assert task.text_pair_column is not None
     columns: dict[str, Any] = {
         IDENTIFIER: with_unique_identifiers(table.column(IDENTIFIER)),

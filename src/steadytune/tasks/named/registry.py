@@ -6,10 +6,8 @@ from pathlib import Path
 
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.support.text import excerpt
-from steadytune.tasks.files.sources import FORMATS
 from steadytune.tasks.named import adversarial_glue, glue, inference, wnut, xtreme
 from steadytune.tasks.named.demo import MOVIE_REVIEWS, movie_reviews
-from steadytune.tasks.named.loading import load_published
 from steadytune.tasks.task import Task, TaskData
 
 _FAMILIES = (glue.TASKS, inference.TASKS, adversarial_glue.TASKS, xtreme.TASKS, wnut.TASKS)
@@ -39,7 +37,9 @@ def task_record(name: str) -> Task:
     ('negative', 'positive')
     """
     if name not in _TASKS:
-        is_file = name.lower().endswith(tuple(FORMATS))
+        from steadytune.tasks.files.formats import extensions  # brings pyarrow, which a known name does not need
+
+        is_file = name.lower().removesuffix(".gz").endswith(extensions())
         near = did_you_mean(name.rpartition("/")[2].lower(), _TASKS)
         hint = " A file of your own is given as train_file." if is_file else near
         raise SettingsError(f"unknown task {excerpt(name)}; `steadytune tasks` lists the known ones.{hint}")
@@ -59,5 +59,7 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     steadytune.errors.SettingsError: unknown task 'movie-review'; `steadytune tasks` lists the known ones. \
 Did you mean 'movie-reviews'?
     """
+    from steadytune.tasks.named.loading import load_published  # brings pyarrow, as above
+
     record = task_record(name)
     return movie_reviews() if record is MOVIE_REVIEWS else load_published(record, data_dir)

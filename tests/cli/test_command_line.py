@@ -18,8 +18,8 @@ from steadytune.cli.app import app
 from steadytune.cli.program import named_in, program
 from steadytune.cli.verb import VERBS
 from steadytune.evaluation.parts import PARTS
+from steadytune.heads.registry import FILE_HEADS
 from steadytune.methods.registry import REGISTRY
-from steadytune.tasks.files.load import FILE_HEADS
 from steadytune.tasks.named.registry import task_names
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
@@ -118,7 +118,7 @@ ROWS = ("train", "--train-file", "train.csv")
         ),
         ([*ROWS, "--methods", "smart", "--set", "smart.wieght=3"], "Did you mean 'weight'?"),
         (["train", "--task", "movie-review"], "Did you mean 'movie-reviews'?"),
-        ([*ROWS, "--head", "clasification"], "--head: must be one of 'classification', "),
+        ([*ROWS, "--head", "clasification"], "--head: must be one of 'causal_lm', "),
         ([*ROWS, "--head", "clasification"], "got 'clasification'. Did you mean 'classification'?"),
         (
             ["compare", *ROWS[1:], "--engine", "locl"],
@@ -205,7 +205,7 @@ def test_shells_complete(line: str, offered: list[str], capsys, monkeypatch) -> 
 def test_what_is_completed_is_what_there_is() -> None:
     assert suggestions.method_names()[: len(REGISTRY)] == list(REGISTRY)
     assert suggestions.tasks("") == list(task_names())
-    assert suggestions.HEADS == FILE_HEADS
+    assert suggestions.heads("") == list(FILE_HEADS)
     assert set(suggestions.PARTS) == set(PARTS)
 
 

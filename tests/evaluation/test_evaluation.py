@@ -19,13 +19,11 @@ from steadytune.evaluation.measures.calibration import (
     BINS,
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
-    as_decisions,
     calibration,
     fitted_temperature,
     reliability_bins,
 )
 from steadytune.evaluation.measures.perturbations import (
-    COLUMNS,
     KINDS,
     NEIGHBOURS,
     OCR_CONFUSIONS,
@@ -33,6 +31,7 @@ from steadytune.evaluation.measures.perturbations import (
     perturb_rows,
 )
 from steadytune.evaluation.measures.robustness import under_noise
+from steadytune.heads.registry import HEADS
 
 CHARACTER_KINDS = [kind for kind in KINDS if kind != "word_drop"]
 SENTENCE = "The quick brown fox jumps over the lazy dog, 1984 times; Zürich sleeps. "
@@ -174,7 +173,7 @@ def rows_of(head: str) -> Dataset:
     )
 
 
-@pytest.mark.parametrize("head", COLUMNS)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_stay_true(head, kind) -> None:
     rows = rows_of(head)
@@ -183,7 +182,7 @@ def test_labels_stay_true(head, kind) -> None:
     for column in rows.column_names:
         same = rows[column][:] == noisy[column][:]
         drops_no_lone_word = kind == "word_drop" and column == "tokens"
-        assert same == (column not in COLUMNS[head] or drops_no_lone_word), column
+        assert same == (column not in HEADS[head].noisy_columns or drops_no_lone_word), column
     if head == "token_classification":
         assert [len(t) for t in noisy["tokens"]] == [len(t) for t in rows["label"]]
         assert all(token for tokens in noisy["tokens"] for token in tokens)
@@ -289,7 +288,7 @@ def test_temperature_stays_in_its_range() -> None:
 
 def test_yes_no_labels_are_decisions_of_two_classes() -> None:
     logits, labels = np.array([[0.3, -2.0], [1.0, 4.0]]), np.array([[1, 0], [0, 1]])
-    found = calibration(*as_decisions(logits, labels))
+    found = calibration(*HEADS["multi_label"].as_decisions(logits, labels))
     q = 1 / (1 + np.exp(-logits))
     assert found.nll == pytest.approx(-(labels * np.log(q) + (1 - labels) * np.log(1 - q)).mean())
     assert found.brier == pytest.approx(2 * ((q - labels) ** 2).mean())

@@ -16,8 +16,10 @@ from transformers import BertTokenizerFast
 from steadytune.errors import SettingsError
 from steadytune.heads import features as encoding
 from steadytune.heads.answer_spans import best_span
-from steadytune.heads.encoders import IGNORED, encoder_for
-from steadytune.heads.features import encode, lengths_of
+from steadytune.heads.encoded import lengths_of
+from steadytune.heads.features import encode
+from steadytune.heads.head import IGNORED
+from steadytune.heads.registry import head_of
 from steadytune.tasks.task import Task
 from steadytune.training.sampling import GroupedByLength, grouped_order
 
@@ -48,7 +50,7 @@ def record(head: Any, names: tuple[str, ...] | None = None) -> Task:
 @given(st.lists(sentences, min_size=1, max_size=4), st.integers(6, 24))
 def test_every_word_carries_its_tag_once(tokenizer, texts, max_length) -> None:
     tags = [[i % 7 for i, _ in enumerate(words)] for words in texts]
-    found = encoder_for("token_classification", tokenizer, max_length)(
+    found = head_of("token_classification").encoder(tokenizer, max_length)(
         {"tokens": texts, "label": tags}, [10, 11, 12, 13]
     )
     seen: list[tuple[int, int]] = []
@@ -86,7 +88,7 @@ def test_answers_are_where_they_were(tokenizer, words, max_length, data) -> None
     begin = len(" ".join(words[:first])) + (first > 0)
     answer = context[begin : len(" ".join(words[: last + 1]))]
     row = {"question": ["who is a ?"], "context": [context], "answers": [{"text": [answer], "answer_start": [begin]}]}
-    found = encoder_for("question_answering", tokenizer, max_length)(row, [0])
+    found = head_of("question_answering").encoder(tokenizer, max_length)(row, [0])
     covered: set[int] = set()
     held = 0
     for i, ids in enumerate(found["input_ids"]):
@@ -118,7 +120,7 @@ def test_answers_are_where_they_were(tokenizer, words, max_length, data) -> None
 def test_an_answer_may_be_a_part_of_a_word(tokenizer, context, answer, expected) -> None:
     answers = [{"text": [answer], "answer_start": [context.index(answer)]}]
     row = {"question": ["who ?"], "context": [context], "answers": answers}
-    found = encoder_for("question_answering", tokenizer, 24)(row, [0])
+    found = head_of("question_answering").encoder(tokenizer, 24)(row, [0])
     start, end = found["start_positions"][0], found["end_positions"][0]
     assert (found["offset_start"][0][start], found["offset_end"][0][end]) == expected
 
@@ -127,7 +129,7 @@ def test_a_window_with_a_part_of_the_answer_is_one_without(tokenizer) -> None:
     context = "a b " * 8  # 16 tokens, in windows of 11 that share 4
     answers = [{"text": ["a b a b a b"], "answer_start": [12]}]  # tokens 6 to 11
     row = {"question": ["who ?"], "context": [context.strip()], "answers": answers}
-    found = encoder_for("question_answering", tokenizer, 16)(row, [0])
+    found = head_of("question_answering").encoder(tokenizer, 16)(row, [0])
     first = [next(s for s in starts if s >= 0) // 2 for starts in found["offset_start"]]
     assert len(first) == 2
     assert first[1] > 6, "the second window begins within the answer"
@@ -175,7 +177,7 @@ def test_a_long_question_is_cut_and_told(tokenizer) -> None:
     assert "test: 1 of 2 questions is longer" in found.notes[0]
     assert found.features["start_positions"][1] == 0, "no answer: the first special token"
     with pytest.raises(SettingsError, match="--max-length 6: leaves no room"):
-        encoder_for("question_answering", tokenizer, 6)
+        head_of("question_answering").encoder(tokenizer, 6)
 
 
 # ---------------------------------------------------------------- prompts
@@ -197,7 +199,7 @@ def words() -> Any:
     ],
 )
 def test_prompts_and_answers_are_one_text(words, prompt, answer, ids, labels, cut) -> None:
-    found = encoder_for("causal_lm", words, 7)({"prompt": [prompt], "answer": [answer]}, [5])
+    found = head_of("causal_lm").encoder(words, 7)({"prompt": [prompt], "answer": [answer]}, [5])
     assert words.convert_ids_to_tokens(found["input_ids"][0]) == ids.split()
     shown = ["-" if i == IGNORED else words.convert_ids_to_tokens(i) for i in found["labels"][0]]
     assert shown == labels.split()
@@ -206,7 +208,7 @@ def test_prompts_and_answers_are_one_text(words, prompt, answer, ids, labels, cu
 
 def test_an_encoder_decoder_reads_the_prompt_and_writes_the_answer() -> None:
     tokenizer = heads.word_tokenizer(list("abcdefgh"), begins=False)
-    encoder = encoder_for("causal_lm", tokenizer, 4, is_encoder_decoder=True)
+    encoder = head_of("causal_lm").encoder(tokenizer, 4, is_encoder_decoder=True)
     found = encoder({"prompt": ["a b", "a b c d e"], "answer": ["c", "d"]}, [0, 1])
     assert [tokenizer.convert_ids_to_tokens(i) for i in found["input_ids"]] == [
         ["a", "b", "</s>"],
@@ -241,7 +243,7 @@ def test_several_labels_are_floats(tokenizer) -> None:
 
 def test_what_cannot_be_trained_is_said(tokenizer) -> None:
     with pytest.raises(SettingsError, match="evaluated only"):
-        encoder_for("retrieval", tokenizer, 16)
+        head_of("retrieval").encoder(tokenizer, 16)
 
 
 # ---------------------------------------------------------------- large splits

@@ -21,11 +21,11 @@ from transformers import EvalPrediction
 
 from steadytune.cli import main
 from steadytune.errors import DataError, ModelNotFoundError, SettingsError
-from steadytune.heads import scoring
+from steadytune.heads.kinds.causal_lm import language_model_scores
+from steadytune.heads.registry import head_of
 from steadytune.heads.scores.answers import question_answering_scores
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.heads.scores.tags import tag_scores
-from steadytune.heads.scoring import language_model_scores, scorer_for
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
@@ -236,7 +236,8 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
     give(long)
     seen: list[Any] = []
     monkeypatch.setattr(
-        "steadytune.heads.scores.tags.tag_scores", lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0}
+        "steadytune.heads.kinds.token_classification.tag_scores",
+        lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0},
     )
     result = train(settings(max_length=8, methods="none", num_train_epochs=8.0))
     assert result.metrics["after"]["test"]["rows"] == 1
@@ -494,7 +495,8 @@ def test_minilm_learns_real_parts_of_speech(tmp_path) -> None:
 
 def test_mlqa_is_counted_by_its_own_script(monkeypatch) -> None:
     encoded: Any = SimpleNamespace(rows={"answers": [{"text": ["b"]}]})
-    monkeypatch.setattr(scoring, "best_answers", lambda *_: ["a \u201cb\u201d"])
+    monkeypatch.setattr("steadytune.heads.answer_spans.best_answers", lambda *_: ["a \u201cb\u201d"])
     predicted = EvalPrediction((np.zeros((1, 2)), np.zeros((1, 2))), np.zeros(1))
-    found = [scorer_for(task_record(n), encoded, "validation")(predicted)["exact_match"] for n in ("mlqa", "xquad")]
+    scorers = [head_of("question_answering").scorer(task_record(n), encoded, "validation") for n in ("mlqa", "xquad")]
+    found = [scorer(predicted)["exact_match"] for scorer in scorers]
     assert found == [1.0, 0.0], "SQuAD's script leaves quotes beyond ASCII"

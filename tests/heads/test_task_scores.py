@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steadytune.errors import DataError
-from steadytune.heads.scores import compute_metrics
 from steadytune.heads.scores.answers import question_answering_scores
+from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.heads.scores.retrieval import best_threshold, mined_pairs, mining_scores, retrieval_accuracy
 from steadytune.heads.scores.tags import Entity, entities, tag_scores
 from steadytune.tasks import take_subset

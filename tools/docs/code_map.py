@@ -17,7 +17,7 @@ FOLDERS = {
     "training": "one run in one folder",
     "models": "models: where they come from, new heads, networks of ours",
     "settings": "the settings of each verb",
-    "heads": "from rows to features, from outputs to scores",
+    "heads": "what a model predicts, one file a head: from rows to features, from outputs to scores",
     "testing": "the properties that every method is checked for",
     "integrations": "training loops that call the stack",
     "methods": "one file and one card for each method",

@@ -11,10 +11,6 @@ PARTS = (
     *("sets", "annotators", "calibration", "movement", "perturbations", "embedding_attack", "smoothness"),
     "retrieval",
 )
-HEADS = (
-    *("classification", "regression", "multi_label", "token_classification", "question_answering"),
-    "causal_lm",
-)
 
 
 def method_names() -> list[str]:
@@ -47,7 +43,9 @@ def tasks(incomplete: str) -> list[str]:
 
 def heads(incomplete: str) -> list[str]:
     """Complete a head."""
-    return _beginning_with(incomplete, HEADS)
+    from steadytune.heads.registry import FILE_HEADS
+
+    return _beginning_with(incomplete, FILE_HEADS)
 
 
 def parts(incomplete: str) -> list[str]:

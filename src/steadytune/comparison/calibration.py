@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from steadytune.heads.registry import head_of
 from steadytune.training.predictions import read_predictions
 
 
@@ -18,15 +19,13 @@ def calibration_of(run: Path, splits: Iterable[str]) -> dict[str, Any]:
         fitted on it, and ``ece_scaled`` with that temperature.
     """
     from steadytune.errors import DataError
-    from steadytune.evaluation.measures.calibration import as_decisions, calibration, fitted_temperature
+    from steadytune.evaluation.measures.calibration import calibration, fitted_temperature
 
     kept = {}
     for split in splits:
         found = read_predictions(run, split)
-        if found is not None and found.head == "multi_label":
-            kept[split] = as_decisions(found.logits, found.labels)
-        elif found is not None and found.head == "classification":
-            kept[split] = found.logits, found.labels
+        if found is not None and head_of(found.head).chooses:
+            kept[split] = head_of(found.head).as_decisions(found.logits, found.labels)
     measured = {}
     try:
         temperature = fitted_temperature(*kept["validation"]) if "validation" in kept else None

@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError
+from steadytune.heads.registry import head_of
 from steadytune.tasks.digest import LENGTH, data_digest
 from steadytune.tasks.named.evaluation_sets import EvaluationSet, load_evaluation_sets
 from steadytune.tasks.subset import take_subset
@@ -63,7 +64,7 @@ class HeldOut:
             own = name in self._own
             rows = self.data.splits[name] if own else self._further[name].rows
             names = self.data.task.label_names if own else self._further[name].label_names
-            stratified = names if self.data.task.head == "classification" else None
+            stratified = names if head_of(self.data.task.head).one_class_per_row else None
             few = self.limit is not None and self.limit < len(rows)
             self._limited[name] = take_subset(rows, self.limit or 1, 0, stratified) if few else rows
         return self._limited[name]
@@ -74,7 +75,7 @@ class HeldOut:
         if self.limit is not None or len(rows) <= FEW:
             return rows
         return take_subset(
-            rows, FEW, 0, self.data.task.label_names if self.data.task.head == "classification" else None
+            rows, FEW, 0, self.data.task.label_names if head_of(self.data.task.head).one_class_per_row else None
         )
 
     def kind(self, name: str) -> str:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from steadytune.core.model import outputs as heads
-from steadytune.heads.features import Encoded, encode
-from steadytune.heads.scoring import output_selector, scorer_for
+from steadytune.core.model import outputs as model_outputs
+from steadytune.heads.encoded import Encoded
+from steadytune.heads.features import encode
+from steadytune.heads.head import IGNORED
+from steadytune.heads.registry import head_of
 from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Task
-from steadytune.training.trainer import collator_for
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,15 +37,15 @@ class EvaluatedModel:
     """
 
     def __init__(self, location: str, task: Task, settings: TrainSettings) -> None:
-        self.task, self.settings = task, settings
+        self.task, self.settings, self.head = task, settings, head_of(task.head)
         self.model, self.tokenizer, _ = load_model(location, task, trust_remote_code=settings.trust_remote_code)
         on_gpu = torch.cuda.is_available() and not settings.use_cpu
         self.device = torch.device("cuda" if on_gpu else "cpu")
         network: Any = self.model
         self.network: torch.nn.Module = network.to(self.device).eval()
         self.max_length = min(settings.max_length, longest_input(self.model, self.tokenizer))
-        self._collate = collator_for(task.head, self.model, self.tokenizer)
-        self._taken = set(inspect.signature(self.model.forward).parameters) | set(heads.LABELS)
+        self._collate = self.head.collator(self.model, self.tokenizer)
+        self._taken = set(inspect.signature(self.model.forward).parameters) | set(model_outputs.LABELS)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -80,7 +81,7 @@ class EvaluatedModel:
         """Outputs, ``(words, tags)`` in float64, and tags of all words, in no particular order."""
         logits, labels = [], []
         for batch in self.batches(rows):
-            counted = batch["labels"] != heads.IGNORED
+            counted = batch["labels"] != IGNORED
             logits.append(self._ask(batch)[0][counted].double().cpu().numpy())
             labels.append(batch["labels"][counted].cpu().numpy())
         return np.concatenate(logits), np.concatenate(labels)
@@ -93,7 +94,7 @@ class EvaluatedModel:
             split: its name, which tells its language.
         """
         encoded = self.encoded(rows, split)
-        select = output_selector(self.task.head, is_encoder_decoder=self.is_encoder_decoder)
+        select = self.head.selector(is_encoder_decoder=self.is_encoder_decoder)
         found: list[tuple[np.ndarray, ...]] = []
         labels: list[np.ndarray] = []
         for batch in self.batches(encoded):
@@ -106,11 +107,11 @@ class EvaluatedModel:
         predictions: Any = tuple(joined) if len(joined) > 1 else joined[0]
         label_ids: Any = _joined(labels) if labels else ()
         predicted = EvalPrediction(predictions, label_ids)
-        return scorer_for(self.task, encoded, split)(predicted)
+        return self.head.scorer(self.task, encoded, split)(predicted)
 
     @torch.no_grad()
     def _ask(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        outputs: Any = self.network(**heads.question(self.network, batch))
+        outputs: Any = self.network(**model_outputs.question(self.network, batch))
         return tuple(outputs.to_tuple())
 
 
@@ -123,4 +124,4 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     if parts[0].ndim == 1:
         return np.concatenate(parts)
     width = max(part.shape[1] for part in parts)
-    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=heads.IGNORED) for p in parts])
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=IGNORED) for p in parts])

@@ -19,6 +19,7 @@ from steadytune.evaluation.measures.sets import in_classes_of_the_set
 from steadytune.evaluation.model import EvaluatedModel
 from steadytune.evaluation.retrieval import SentenceEncoder, retrieval_work
 from steadytune.evaluation.work import Measurement
+from steadytune.heads.head import TaskHead
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from steadytune.settings.evaluate import EvaluateOptions
-
-TEXT_HEADS = ("classification", "regression", "multi_label")
-#: Heads whose predictions are choices between classes.
-CLASS_HEADS = ("classification", "multi_label", "token_classification")
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,9 @@ class Evaluation:
     tell: Callable[[str], None]
 
     @property
-    def head(self) -> str:
+    def head(self) -> TaskHead:
         """What the model predicts."""
-        return self.model.task.head
+        return self.model.head
 
     @functools.cached_property
     def _known(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -73,7 +70,7 @@ def sets(evaluation: Evaluation) -> Measurement:
         for name in held_out.names():
             evaluation.tell(f"sets: {name}")
             rows = held_out.rows(name)
-            if evaluation.head in TEXT_HEADS:
+            if evaluation.head.one_output_per_row:
                 logits, labels = evaluation.outputs(name)
                 logits = in_classes_of_the_set(logits, held_out.class_of_output(name))
                 metrics = compute_metrics(model.task.head, logits, labels)
@@ -88,8 +85,8 @@ def sets(evaluation: Evaluation) -> Measurement:
 def by_annotators(evaluation: Evaluation) -> Measurement | str:
     """Accuracy by agreement, on the sets that carry annotators' labels."""
     held_out = evaluation.held_out
-    if evaluation.head != "classification":
-        return f"annotators' labels are of classes, and this head is {evaluation.head}."
+    if not evaluation.head.one_class_per_row:
+        return f"annotators' labels are of classes, and this head is {evaluation.head.name}."
     names = [n for n in held_out.names() if held_out.has_annotators(n)]
     if not names:
         return "no set carries annotator labels" + (f" ({held_out.notes[0]})" if held_out.notes else ".")
@@ -109,15 +106,14 @@ def by_annotators(evaluation: Evaluation) -> Measurement | str:
 def calibrated(evaluation: Evaluation) -> Measurement | str:
     """Calibration of every set with the model's classes, before and after temperature scaling."""
     held_out, head = evaluation.held_out, evaluation.head
-    if head not in CLASS_HEADS:
-        return f"calibration is of probabilities of classes, and this head is {head}."
+    if not head.chooses:
+        return f"calibration is of probabilities of classes, and this head is {head.name}."
     names = [n for n in held_out.names() if held_out.class_of_output(n) is None]
 
     def decisions(name: str) -> tuple[np.ndarray, np.ndarray]:
-        if head == "token_classification":
+        if not head.one_output_per_row:
             return evaluation.model.decisions(held_out.rows(name))
-        logits, labels = evaluation.outputs(name)
-        return calibration.as_decisions(logits, labels) if head == "multi_label" else (logits, labels)
+        return head.as_decisions(*evaluation.outputs(name))
 
     def measure() -> dict[str, Any]:
         temperature = calibration.fitted_temperature(*decisions("validation"))
@@ -163,8 +159,8 @@ def under_perturbation(evaluation: Evaluation) -> Measurement:
 def attacked(evaluation: Evaluation) -> Measurement | str:
     """Accuracy against the radius of an attack on the word embeddings."""
     head, options, held_out = evaluation.head, evaluation.options, evaluation.held_out
-    if head not in (*CLASS_HEADS, "regression"):
-        return f"the attack needs one label per text or word, and this head is {head}."
+    if not head.one_label_each:
+        return f"the attack needs one label per text or word, and this head is {head.name}."
 
     def measure() -> Any:
         evaluation.tell(f"embedding_attack: {len(held_out.few()):,} rows, {attack.STEPS} steps, each radius")

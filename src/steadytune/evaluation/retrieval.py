@@ -11,13 +11,14 @@ import numpy as np
 
 from steadytune.errors import DataError
 from steadytune.evaluation.measures.sentences import checked_layer, number_of_layers, sentence_vectors
+from steadytune.heads.columns import TEXT, TEXT_PAIR
 from steadytune.heads.scores.retrieval import mining_scores, retrieval_accuracy
 from steadytune.models.load import longest_input
 from steadytune.tasks.digest import LENGTH, data_digest
 from steadytune.tasks.named.loading import INSTEAD, place_of
 from steadytune.tasks.named.registry import load_task, task_record
 from steadytune.tasks.subset import take_subset
-from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
+from steadytune.tasks.task import TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steadytune.heads.features import Encoded
+from steadytune.heads.encoded import Encoded
 
 CANDIDATES = 20
 LONGEST_ANSWER = 30

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import ModelNotFoundError, did_you_mean
+from steadytune.heads.head import TaskHead
+from steadytune.heads.registry import head_of
 from steadytune.models.new_head import draw_head, in_short, is_of_the_head, other_outputs
 from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.tasks.task import Task
@@ -124,9 +126,7 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
     """Load a model with the head of a task, and its tokenizer; safetensors only.
 
-    The class is the ``AutoModel`` class of the head: sequence classification for classes, numbers and several labels,
-    token classification, question answering, and the language model that the checkpoint is, causal or
-    encoder-decoder. For retrieval it has no head.
+    The class is the ``Auto`` class of the head, see `TaskHead.auto_class`. For retrieval it has no head.
 
     Args:
         name: an embedded model, a folder or a Hub id.
@@ -138,7 +138,7 @@ def load_model(
     Raises:
         ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
     """
-    source = find_model(name)
+    source, head = find_model(name), head_of(task.head)
     options: dict[str, Any] = {
         "trust_remote_code": trust_remote_code,
         "local_files_only": source.found_in != "hub",
@@ -148,12 +148,12 @@ def load_model(
     from steadytune.core.stack.finite_watch import non_finite_weight
 
     try:
-        model, loading = _class_for(task, source, options).from_pretrained(
+        model, loading = _class_for(head, source, options).from_pretrained(
             source.location,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=new_head,
-            **_head(task),
+            **head.configuration(task.label_names),
             **options,
         )
         others = other_outputs(transformers.AutoConfig.from_pretrained(source.location, **options), task)
@@ -172,14 +172,13 @@ def load_model(
             f"--model {name}: its weight {broken} holds NaN or an infinity: the training that wrote it diverged, or "
             "the file is damaged. Name another model or checkpoint."
         )
-    _require_body(model, loading["missing_keys"], name, alone=task.head == "retrieval")
+    _require_body(model, loading["missing_keys"], name, alone=not head.has_outputs)
     source = replace(source, note=_replaced_head(model, task, name, others, mismatched, new_head=new_head))
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
         )
-    if task.head == "causal_lm":
-        _require_language_model(model, tokenizer, loading["missing_keys"], name)
+    head.check_model(model, tokenizer, loading["missing_keys"], name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     _require_known_tokens(model, tokenizer, name)
@@ -217,28 +216,21 @@ def _require_whole_characters(tokenizer: PreTrainedTokenizerBase, name: str) -> 
         ) from error
 
 
-def _class_for(task: Task, source: ModelSource, options: Mapping[str, Any]) -> Any:
+def _class_for(head: TaskHead, source: ModelSource, options: Mapping[str, Any]) -> Any:
     import transformers
 
-    if task.head == "causal_lm":
-        config = transformers.AutoConfig.from_pretrained(source.location, **options)
-        is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
-        return transformers.AutoModelForSeq2SeqLM if is_encoder_decoder else transformers.AutoModelForCausalLM
-    return {
-        "token_classification": transformers.AutoModelForTokenClassification,
-        "question_answering": transformers.AutoModelForQuestionAnswering,
-        "retrieval": transformers.AutoModel,
-    }.get(task.head, transformers.AutoModelForSequenceClassification)
+    config = transformers.AutoConfig.from_pretrained(source.location, **options)
+    return getattr(transformers, head.auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False)))
 
 
 def _load_tokenizer(source: ModelSource, task: Task, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-    if task.head == "token_classification" and getattr(tokenizer, "add_prefix_space", None) is False:
+    if head_of(task.head).layout == "words" and getattr(tokenizer, "add_prefix_space", None) is False:
         # Byte-level tokenizers must be told that each word of a list begins one.
         tokenizer = AutoTokenizer.from_pretrained(source.location, add_prefix_space=True, **options)
-    if task.head == "question_answering":
+    if head_of(task.head).layout == "questions":
         tokenizer.padding_side = "right"  # the places of the answer are counted from the left
     tokenizer("a \u2603")  # a vocabulary that lacks the token for unknown words fails only where it needs it
     return tokenizer
@@ -278,38 +270,6 @@ def _outputs(task: Task) -> str:
     return in_short(task.label_names) if task.label_names else f"{task.number_of_outputs} ({task.head})"
 
 
-def _require_language_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, missing: Iterable[str], name: str
-) -> None:
-    """Raise unless the model has a pretrained language-model head and no token sees those after it."""
-    absent = sorted(missing)
-    if absent:
-        raise ModelNotFoundError(
-            f"--model {name}: holds no whole language model, {absent[0]} is not in its weights: prompts and answers "
-            "(--head causal_lm) need a checkpoint that was trained to write."
-        )
-    if tokenizer.eos_token_id is None:
-        raise ModelNotFoundError(f"--model {name}: its tokenizer has no end-of-sequence token to end an answer with.")
-    if not model.config.is_encoder_decoder and _sees_later_tokens(model):
-        raise ModelNotFoundError(
-            f"--model {name}: is an encoder, whose tokens see those after them: it would read the answers it is to "
-            "write. Prompts and answers (--head causal_lm) need a decoder or an encoder-decoder."
-        )
-
-
-def _sees_later_tokens(model: PreTrainedModel) -> bool:
-    """Whether an output changes with the token after it: asked of the model, for configurations do not tell."""
-    import torch
-
-    was_training = model.training
-    device = next(model.parameters()).device
-    texts = torch.tensor([[3, 4, 5, 6], [3, 4, 5, 7]], device=device)
-    with torch.no_grad():
-        first, second = model.eval()(input_ids=texts, attention_mask=torch.ones_like(texts)).logits[:, :3]
-    model.train(was_training)
-    return not torch.allclose(first, second, atol=1e-4, rtol=1e-3)
-
-
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return how many tokens fit: what the tokenizer says, and no more than the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
@@ -317,18 +277,3 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     for padding in (getattr(table, "padding_idx", None) for table in tables):
         positions -= 0 if padding is None else padding + 1  # RoBERTa counts from behind the padding
     return min(tokenizer.model_max_length, positions) if positions > 0 else tokenizer.model_max_length
-
-
-def _head(task: Task) -> dict[str, Any]:
-    if task.head in ("causal_lm", "retrieval"):
-        return {}
-    if task.head == "question_answering":
-        return {"num_labels": 2}  # some classes take the width of the head from there
-    if task.head == "regression":
-        return {"num_labels": 1, "problem_type": "regression"}
-    names = task.label_names or ()
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    if task.head == "token_classification":
-        return labels
-    several = task.head == "multi_label"
-    return {**labels, "problem_type": "multi_label_classification" if several else "single_label_classification"}

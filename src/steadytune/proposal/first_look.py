@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steadytune.heads.columns import ANSWER, LABEL, PROMPT
+from steadytune.heads.registry import head_of
 from steadytune.models.load import find_model
 from steadytune.settings.train import TrainSettings
 from steadytune.support.reading import read_json
 from steadytune.tasks.files.load import training_rows
-from steadytune.tasks.task import ANSWER, INPUT_COLUMNS, LABEL, PROMPT, TaskData
+from steadytune.tasks.task import TaskData
 from steadytune.training.rows import load_data
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def first_look(settings: TrainSettings) -> Look:
     """
     data = load_data(settings)
     train = data.splits["train"]
-    columns = [name for name in (*INPUT_COLUMNS[data.task.head], PROMPT, ANSWER) if name in train.column_names]
+    columns = [name for name in (*head_of(data.task.head).input_columns, PROMPT, ANSWER) if name in train.column_names]
     source = find_model(settings.model)
     folder = None if source.found_in == "hub" else Path(source.location)
     lengths = _lengths(train, list(dict.fromkeys(columns)), folder)
@@ -128,7 +130,7 @@ def _classes(data: TaskData) -> dict[str, int]:
     import numpy as np
 
     names = data.task.label_names
-    if data.task.head != "classification" or names is None:
+    if not head_of(data.task.head).one_class_per_row or names is None:
         return {}
     counts = np.bincount(np.asarray(data.splits["train"].with_format("numpy")[LABEL][:]), minlength=len(names))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from steadytune.errors import SettingsError, did_you_mean
+from steadytune.heads.registry import HEADS
 from steadytune.settings.train import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
 from steadytune.tasks.named.registry import task_record
 
@@ -21,7 +22,7 @@ PAPER_DROPOUT_OF_TASK = {"mnli": 0.3, "cola": 0.05}
 _SECOND_PHASE = ("fine_tune_methods", "fine_tune_epochs", "fine_tune_learning_rate")
 
 #: Heads whose batches carry one tensor of labels.
-HEADS = ("classification", "regression", "multi_label", "token_classification")
+HEADS_TOGETHER = tuple(name for name, head in HEADS.items() if head.one_label_each)
 
 
 class MultiTaskSettings(TrainSettings):
@@ -77,9 +78,11 @@ class MultiTaskSettings(TrainSettings):
             raise SettingsError("--tasks: a task is named twice; it has one head.")
         for task in tasks:
             record = task_record(task)
-            if record.evaluation_only or record.head not in HEADS:
+            if record.evaluation_only or record.head not in HEADS_TOGETHER:
                 reason = "for evaluation only" if record.evaluation_only else f"of the kind {record.head}"
-                raise SettingsError(f"--tasks: {task} is {reason}; tasks that train together are {', '.join(HEADS)}.")
+                raise SettingsError(
+                    f"--tasks: {task} is {reason}; tasks that train together are {', '.join(HEADS_TOGETHER)}."
+                )
         return tasks
 
     @model_validator(mode="after")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from steadytune.errors import SettingsError
+from steadytune.heads.registry import FILE_HEADS
 from steadytune.settings.expressions import read_candidate, split_outside_brackets
 from steadytune.support.secrets import refuse_secret_url
 
@@ -24,6 +25,16 @@ from steadytune.support.secrets import refuse_secret_url
 def setting(default: Any, description: str, panel: str, **limits: Any) -> Any:
     """Declare a setting: its default, its help text, the panel of the help page it is shown in, and its limits."""
     return Field(default, description=description, json_schema_extra={"panel": panel}, **limits)
+
+
+def or_listed(names: Sequence[str]) -> str:
+    """List names for a choice.
+
+    >>> or_listed(["a", "b", "c"])
+    "'a', 'b' or 'c'"
+    """
+    quoted = [f"'{name}'" for name in names]
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
 def as_names(value: Any) -> Any:
@@ -56,6 +67,11 @@ ROWS_AND_HEAD = frozenset(
     }
 )
 
+
+if TYPE_CHECKING:
+    FileHead = str
+else:
+    FileHead = Literal[FILE_HEADS]
 
 #: Rows, updates and the like: what torch counts in 64 bits with room to multiply.
 MOST = 10**9
@@ -94,16 +110,8 @@ class TrainSettings(BaseModel):
     label_column: str | None = setting(None, "Column of label, tags or answers (else its usual name).", DATA)
     delimiter: str | None = setting(None, "What separates columns: ',', ';', tab or '|' (default: detected).", DATA)
     encoding: str | None = setting(None, "Encoding of text files, such as cp1252 (default: detected).", DATA)
-    head: (
-        Literal[
-            "classification", "regression", "multi_label", "token_classification", "question_answering", "causal_lm"
-        ]
-        | None
-    ) = setting(
-        None,
-        "'classification', 'regression', 'multi_label', 'token_classification', 'question_answering' or 'causal_lm' "
-        "(else told from the file; several labels never are).",
-        DATA,
+    head: FileHead | None = setting(
+        None, f"{or_listed(FILE_HEADS)} (inferred from the file by default; multi_label must be given).", DATA
     )
     train_size: Annotated[str | None, BeforeValidator(_as_text)] = setting(
         None, "Use so many training rows, or so many per cent: 500, 10%.", DATA

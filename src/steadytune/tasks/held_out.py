@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from steadytune.heads.columns import LABEL
+from steadytune.heads.registry import head_of
 from steadytune.tasks.subset import held_out_rows
-from steadytune.tasks.task import LABEL, RowCounts, TaskData
+from steadytune.tasks.task import RowCounts, TaskData
 
 SEED = 1
 
@@ -26,7 +28,7 @@ def with_test_rows(data: TaskData) -> TaskData:
         return data
 
     train = data.splits["train"]
-    classes = np.asarray(train[LABEL]) if data.task.head == "classification" else None
+    classes = np.asarray(train[LABEL]) if head_of(data.task.head).one_class_per_row else None
     rows = held_out_rows(classes, len(train), SEED)
     kept = np.delete(np.arange(len(train)), rows)
     others = {name: split for name, split in data.splits.items() if name not in ("train", "validation")}

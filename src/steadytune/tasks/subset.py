@@ -13,8 +13,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
+from steadytune.heads.columns import LABEL
 from steadytune.support.text import excerpt
-from steadytune.tasks.task import LABEL
 
 if TYPE_CHECKING:
     import numpy as np

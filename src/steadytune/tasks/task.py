@@ -4,44 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from steadytune.errors import DataError
+from steadytune.heads.registry import head_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Head = Literal[
-    "classification",
-    "regression",
-    "multi_label",
-    "token_classification",
-    "question_answering",
-    "causal_lm",
-    "retrieval",
-]
-
-TEXT = "text"
-TEXT_PAIR = "text_pair"
-LABEL = "label"
-TOKENS = "tokens"
-IDENTIFIER = "id"
-QUESTION = "question"
-CONTEXT = "context"
-ANSWERS = "answers"
-PROMPT = "prompt"
-ANSWER = "answer"
-
-#: The columns that carry the text of a row, by head; `text_pair` is there for pairs only.
-INPUT_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "classification": (TEXT, TEXT_PAIR),
-    "regression": (TEXT, TEXT_PAIR),
-    "multi_label": (TEXT, TEXT_PAIR),
-    "token_classification": (TOKENS,),
-    "question_answering": (QUESTION, CONTEXT),
-    "causal_lm": (PROMPT,),
-    "retrieval": (TEXT, TEXT_PAIR),
-}
+#: The name of a head; `heads.registry.head_of` has what it stands for.
+Head = str
 
 
 @dataclass(frozen=True)
@@ -101,9 +73,7 @@ class Task:
     @property
     def number_of_outputs(self) -> int | None:
         """Width of the head: one per class, label or tag, 1 for regression, None where classes do not decide it."""
-        if self.head == "regression":
-            return 1
-        return None if self.label_names is None else len(self.label_names)
+        return head_of(self.head).number_of_outputs(self.label_names)
 
     @property
     def hub_id(self) -> str | None:

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from steadytune.errors import SettingsError
+from steadytune.heads.registry import head_of
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.task import Head
 from steadytune.training.folder import RunFolder
@@ -69,7 +70,7 @@ def training_arguments(settings: TrainSettings, folder: RunFolder, *, each_epoch
 
 def refuse_label_smoothing(settings: TrainSettings, head: Head) -> None:
     """Raise where the Trainer would leave label smoothing out in silence, or fail with it."""
-    if settings.label_smoothing_factor > 0 and head not in ("classification", "token_classification", "causal_lm"):
+    if settings.label_smoothing_factor > 0 and not head_of(head).smooths_labels:
         raise SettingsError(
             f"--label-smoothing-factor: is for classes, tags and words; this task is {head}: set it to 0."
         )

@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from steadytune.heads.registry import head_of
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.support.reading import open_regular
 from steadytune.support.writing import make_folder, open_file
@@ -19,12 +20,10 @@ from steadytune.tasks.task import Head
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from steadytune.heads.features import Encoded
-    from steadytune.heads.scoring import Scorer
+    from steadytune.heads.encoded import Encoded
+    from steadytune.heads.head import Scorer
 
 FOLDER = "predictions"
-#: Heads with one row of outputs for each row of data.
-KEPT: tuple[Head, ...] = ("classification", "multi_label", "regression")
 #: Above, a file would be larger than many a model.
 MOST_VALUES = 20_000_000
 #: Of one array in the largest such file, labels in 64 bits included.
@@ -48,7 +47,7 @@ def keeping(scorer: Scorer, head: Head, encoded: Encoded, file: Path) -> Scorer:
         encoded: the split, in the order in which it is evaluated.
         file: ``logits`` (rows, outputs) in float32, ``labels`` and ``head``, replaced by each evaluation.
     """
-    if head not in KEPT:
+    if not head_of(head).one_output_per_row:
         return scorer
 
     def score(predicted: EvalPrediction) -> dict[str, float]:

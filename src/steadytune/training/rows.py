@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
+from steadytune.heads.registry import head_of
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.files.load import load_files
 from steadytune.tasks.files.sources import open_source
@@ -98,5 +99,5 @@ def _counted(data: TaskData) -> str:
 
 def fewer_rows(data: TaskData, split: str, size: str | int, seed: int) -> Dataset:
     """Return a seeded part of a split; classes keep their proportions, rows of other heads are drawn plainly."""
-    names = data.task.label_names if data.task.head == "classification" else None
+    names = data.task.label_names if head_of(data.task.head).one_class_per_row else None
     return take_subset(data.splits[split], size, seed, names)

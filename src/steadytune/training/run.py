@@ -8,8 +8,10 @@ from typing import Any
 
 from transformers import TrainerCallback, set_seed
 
-from steadytune.heads.features import Encoded, encode
-from steadytune.heads.scoring import Scorer, output_selector, scorer_for
+from steadytune.heads.encoded import Encoded
+from steadytune.heads.features import encode
+from steadytune.heads.head import Scorer
+from steadytune.heads.registry import head_of
 from steadytune.methods.registry import build_methods
 from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
@@ -22,7 +24,7 @@ from steadytune.training.predictions import FOLDER, keeping
 from steadytune.training.reporter import Reporter, Silent
 from steadytune.training.rows import fewer_rows, load_data
 from steadytune.training.skeleton import Making, Run, RunResult
-from steadytune.training.trainer import RunTrainer, collator_for
+from steadytune.training.trainer import RunTrainer
 from steadytune.training.transfer import transfer
 
 
@@ -122,7 +124,7 @@ class _Run(Run):
 
     def make_trainer(self, callbacks: list[TrainerCallback]) -> RunTrainer:
         """Make the trainer, which scores each split as its task is scored."""
-        head, settings = self.data.task.head, self.settings
+        head, settings = head_of(self.data.task.head), self.settings
         sparing = SparingCheckpoints(0 if settings.save_steps else self.extent.checkpoint_seconds)
         return RunTrainer(
             model=self.model,
@@ -131,11 +133,9 @@ class _Run(Run):
             memory=settings.memory,
             train_dataset=self.splits["train"].features,
             eval_dataset=self.splits["validation"].features,
-            data_collator=collator_for(head, self.model, self.tokenizer),
+            data_collator=head.collator(self.model, self.tokenizer),
             processing_class=self.tokenizer,
-            preprocess_logits_for_metrics=output_selector(
-                head, is_encoder_decoder=self.model.config.is_encoder_decoder
-            ),
+            preprocess_logits_for_metrics=head.selector(is_encoder_decoder=self.model.config.is_encoder_decoder),
             scorers={name: self._scorer(name) for name in self.splits},
             group_by_length=settings.group_by_length,
             callbacks=[sparing, *callbacks],
@@ -174,12 +174,12 @@ class _Run(Run):
     def _results(self, after: dict[str, Any]) -> dict[str, Any]:
         found = transfer(self.data.task, after)
         names = self.data.task.label_names or ()
-        of = {"f1_of": names[1]} if self.data.task.head == "classification" and len(names) == 2 else {}
+        of = {"f1_of": names[1]} if head_of(self.data.task.head).one_class_per_row and len(names) == 2 else {}
         return {"after": after, "metric": self.data.task.metric, **of, **({"transfer": found} if found else {})}
 
     def _scorer(self, name: str) -> Scorer:
         split, task = self.splits[name], self.data.task
-        scorer = scorer_for(task, split, name)
+        scorer = head_of(task.head).scorer(task, split, name)
         file = self.folder.path / FOLDER / f"{name}.npz"
         return keeping(scorer, task.head, split, file) if self.extent.keep_predictions else scorer
 

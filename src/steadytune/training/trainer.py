@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import (
-    DataCollatorForSeq2Seq,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-)
 
 from steadytune.core.arithmetic.randomness import RandomState, replayed
 from steadytune.errors import DivergedError
-from steadytune.heads.features import lengths_of
-from steadytune.heads.scoring import Scorer
+from steadytune.heads.encoded import lengths_of
+from steadytune.heads.head import Scorer
 from steadytune.integrations.transformers.trainer import SteadyTrainer
-from steadytune.tasks.task import Head
 from steadytune.training.sampling import GroupedByLength
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class RunTrainer(SteadyTrainer):
@@ -77,12 +68,3 @@ class RunTrainer(SteadyTrainer):
             return super()._get_train_sampler(rows)
         per_update = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return GroupedByLength(lengths_of(rows), per_update, self.args.seed)
-
-
-def collator_for(head: Head, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Return what makes a batch of features, padded to the longest of them."""
-    if head == "causal_lm" and model.config.is_encoder_decoder:
-        return DataCollatorForSeq2Seq(tokenizer, model=model)
-    if head in ("causal_lm", "token_classification"):
-        return DataCollatorForTokenClassification(tokenizer)
-    return DataCollatorWithPadding(tokenizer)

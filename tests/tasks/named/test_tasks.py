@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from steadytune.errors import DataError, SettingsError
-from steadytune.heads.scores import compute_metrics
+from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.tasks import (
     TaskData,
     load_task,

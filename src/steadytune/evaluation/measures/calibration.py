@@ -150,16 +150,3 @@ def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarra
     if not np.isfinite(logits).all():
         raise DataError("the model's outputs are not all finite, so they have no calibration.")
     return log_softmax(logits / temperature, axis=1)
-
-
-def as_decisions(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the yes/no logits of a multi-label head, ``(rows, labels)``, into one decision of two classes for each.
-
-    >>> import numpy
-    >>> as_decisions(numpy.array([[2.0, -1.0]]), numpy.array([[1, 0]]))[0].tolist()
-    [[0.0, 2.0], [0.0, -1.0]]
-    """
-    import numpy as np
-
-    flat = np.asarray(logits, dtype=np.float64).reshape(-1)
-    return np.stack([np.zeros_like(flat), flat], axis=1), np.asarray(labels).reshape(-1).astype(np.int64)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from steadytune.core.arithmetic.randomness import derive_seed
+from steadytune.heads.registry import head_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
 
 NoiseKind = Literal["typos", "casing", "keyboard", "ocr", "word_drop"]
 KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
-
-#: What is changed of a row, by head: never what a label points into.
-COLUMNS: Mapping[Head, tuple[str, ...]] = {
-    "classification": ("text", "text_pair"),
-    "regression": ("text", "text_pair"),
-    "multi_label": ("text", "text_pair"),
-    "token_classification": ("tokens",),
-    "question_answering": ("question",),
-    "causal_lm": ("prompt",),
-    "retrieval": ("text",),
-}
 
 #: Characters that scanners take for one another, and the pairs of letters that they make of one.
 OCR_CONFUSIONS: Mapping[str, tuple[str, ...]] = {
@@ -107,7 +97,7 @@ def perturb_rows(rows: Dataset, head: Head, kind: NoiseKind, rate: float, seed: 
 
     Every other column stays as it is. The words of a tagged sentence keep their number and order.
     """
-    columns = [c for c in COLUMNS[head] if c in rows.column_names]
+    columns = [c for c in head_of(head).noisy_columns if c in rows.column_names]
     changed = units = 0
 
     def noisy(row: dict[str, Any]) -> dict[str, Any]:
@@ -130,9 +120,7 @@ def not_for(head: Head, kind: NoiseKind) -> str | None:
 
     >>> not_for("classification", "typos")
     """
-    if head == "token_classification" and kind == "word_drop":
-        return "a dropped word would take its tag along"
-    return None
+    return head_of(head).unfit_noise.get(kind)
 
 
 def _without_words(text: str, rate: float, chance: random.Random) -> Perturbed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,8 @@ import torch
 from torch import nn
 
 from steadytune.errors import CheckpointError, SettingsError, did_you_mean
+from steadytune.heads.registry import FILE_HEADS, head_of
 from steadytune.models.checkpoint.files import StoredTensor
-
-#: The class that a model is trained as, by head; see `models.load_model`.
-CLASSES: Mapping[str, str] = {
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "multi_label": "AutoModelForSequenceClassification",
-    "token_classification": "AutoModelForTokenClassification",
-    "question_answering": "AutoModelForQuestionAnswering",
-    "causal_lm": "AutoModelForCausalLM",
-}
 
 
 @dataclass
@@ -51,15 +42,13 @@ def empty_model(folder: Path, head: str | None) -> nn.Module:
     """
     import transformers
 
-    if head is not None and head not in CLASSES:
-        raise SettingsError(f"--head {head}: is none of {', '.join(CLASSES)}.{did_you_mean(head, CLASSES)}")
+    if head is not None and head not in FILE_HEADS:
+        raise SettingsError(f"--head {head}: is none of {', '.join(FILE_HEADS)}.{did_you_mean(head, FILE_HEADS)}")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             if head is not None:
-                name = CLASSES[head]
-                if head == "causal_lm" and getattr(config, "is_encoder_decoder", False):
-                    name = "AutoModelForSeq2SeqLM"
+                name = head_of(head).auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False))
                 model = getattr(transformers, name).from_config(config)
             else:
                 model = _saved_class(config)(config)

@@ -11,12 +11,12 @@ import pyarrow as pa
 from pyarrow import compute
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.heads.columns import LABEL, TEXT, TEXT_PAIR
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.files import headers
 from steadytune.tasks.files.faulty_cells import FaultyCells
 from steadytune.tasks.files.formats.format import Kind, Source, Wanted
 from steadytune.tasks.files.places import file_place, no_rows
-from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR
 
 _arrow: Any = compute
 #: Rows by which the text is told from the label.

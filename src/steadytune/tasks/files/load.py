@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.heads.columns import LABEL
+from steadytune.heads.registry import FILE_HEADS, head_of
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.files.places import file_place, numbered
 from steadytune.tasks.files.readers import FileReader, reader_for
 from steadytune.tasks.files.sources import Source, open_source
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
-from steadytune.tasks.task import INPUT_COLUMNS, LABEL, TOKENS, Head, RowCounts, Task, TaskData
+from steadytune.tasks.task import Head, RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _arrow: Any = compute
-
-#: The heads that files can be for.
-FILE_HEADS = tuple(head for head in get_args(Head) if head != "retrieval")
-_METRICS: Mapping[Head, tuple[str, ...]] = {
-    "classification": ("accuracy",),
-    "regression": ("pearson", "spearman"),
-    "multi_label": ("f1_micro", "f1_macro", "accuracy"),
-    "token_classification": ("f1", "accuracy"),
-    "question_answering": ("f1", "exact_match"),
-    "causal_lm": ("perplexity", "token_accuracy"),
-}
 
 
 def load_files(
@@ -137,7 +128,7 @@ def _hold_out(
     The training rows are taken out of `tables`.
     """
     train = tables.pop("train")
-    classes = train.column(LABEL).to_numpy() if head == "classification" else None
+    classes = train.column(LABEL).to_numpy() if head_of(head).one_class_per_row else None
     try:
         rows = held_out_rows(classes, train.num_rows, seed)
     except DataError as error:
@@ -192,15 +183,16 @@ def _overlap_notes(
 
 def _inputs(table: pa.Table, head: Head) -> Any:
     """Return the text of each row, several joined into one string."""
-    columns = [table.column(name) for name in INPUT_COLUMNS[head] if name in table.column_names]
-    if head == "token_classification":
-        return _arrow.binary_join(table.column(TOKENS), "\x1f")
+    kind = head_of(head)
+    columns = [table.column(name) for name in kind.input_columns if name in table.column_names]
+    if kind.layout == "words":
+        columns = [_arrow.binary_join(column, "\x1f") for column in columns]
     return columns[0] if len(columns) == 1 else _arrow.binary_join_element_wise(*columns, "\x1f")
 
 
 def _rare_class_notes(train: pa.Table, reader: FileReader) -> list[str]:
     """Say which classes are left with one training row."""
-    if reader.label_names is None or reader.head != "classification":
+    if reader.label_names is None or not head_of(reader.head).one_class_per_row:
         return []
     counts: np.ndarray = np.bincount(train.column(LABEL).to_numpy(), minlength=len(reader.label_names))
     rare = [name for name, count in zip(reader.label_names, counts, strict=True) if count <= 1]
@@ -215,7 +207,8 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
     """Return the record of the task."""
     kind = reader.head.replace("_", " ").capitalize()
     names = list(reader.label_names or ())
-    if reader.head == "classification":
+    head = head_of(reader.head)
+    if head.one_class_per_row:
         kind = f"Classification into {len(names)} classes ({listing(names)})"
     elif names:
         kind = f"{kind} with {len(names)} labels ({listing(names)})"
@@ -233,7 +226,7 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
         label_column=reader.columns.label,
         label_names=reader.label_names,
         splits=what,
-        metric=_METRICS[reader.head][0],
-        metrics=_METRICS[reader.head],
+        metric=head.metrics[0],
+        metrics=head.metrics,
         family="files",
     )

@@ -10,13 +10,14 @@ import pyarrow as pa
 from pyarrow import compute
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import LABEL, TEXT, TEXT_PAIR
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.files.columns import Columns, check_columns, first_true, located, read_columns
 from steadytune.tasks.files.formats.format import Source
 from steadytune.tasks.files.label_faults import alike_note, missing_note
 from steadytune.tasks.files.places import file_place, row_place
 from steadytune.tasks.files.written_lists import is_list, parse_list
-from steadytune.tasks.task import LABEL, TEXT, TEXT_PAIR, Head
+from steadytune.tasks.task import Head
 
 _arrow: Any = compute
 DELIMITERS = ("|", ";", ",")

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import ANSWERS, CONTEXT, IDENTIFIER, QUESTION
 from steadytune.support.text import excerpt
 from steadytune.tasks.answer_columns import answer_columns, first_misplaced_answer, with_unique_identifiers
 from steadytune.tasks.files import headers
 from steadytune.tasks.files.columns import Columns, check_filled, located
 from steadytune.tasks.files.formats.format import Source, Wanted
 from steadytune.tasks.files.places import file_place, no_rows, row_place
-from steadytune.tasks.task import ANSWERS, CONTEXT, IDENTIFIER, QUESTION, Head
+from steadytune.tasks.task import Head
 
 
 class QuestionReader:

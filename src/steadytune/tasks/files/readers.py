@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import ANSWER, LABEL, PROMPT, TEXT, TEXT_PAIR
 from steadytune.tasks.files import headers
 from steadytune.tasks.files.columns import Columns, check_columns, check_filled, choose_columns, located, read_columns
 from steadytune.tasks.files.faulty_cells import FaultyCells
@@ -16,7 +17,7 @@ from steadytune.tasks.files.multi_label import MultiLabelReader
 from steadytune.tasks.files.places import file_place, no_rows
 from steadytune.tasks.files.questions import QuestionReader
 from steadytune.tasks.files.tags import TagReader
-from steadytune.tasks.task import ANSWER, LABEL, PROMPT, TEXT, TEXT_PAIR, Head
+from steadytune.tasks.task import Head
 
 
 class FileReader(Protocol):

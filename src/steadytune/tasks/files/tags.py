@@ -12,13 +12,14 @@ import pyarrow as pa
 from pyarrow import compute
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import LABEL, TOKENS
 from steadytune.support.text import counted, excerpt, listing
 from steadytune.tasks.files import headers
 from steadytune.tasks.files.columns import Columns, check_columns, first_true, located
 from steadytune.tasks.files.formats.format import Source, Wanted
 from steadytune.tasks.files.formats.sentences import sentences
 from steadytune.tasks.files.places import file_place, no_rows, row_place
-from steadytune.tasks.task import LABEL, TOKENS, Head
+from steadytune.tasks.task import Head
 
 _arrow: Any = compute
 #: Names of the column of tags.

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steadytune.errors import DataError, SettingsError
+from steadytune.heads.columns import LABEL, TEXT
 from steadytune.support.reading import open_regular
 from steadytune.tasks.files.places import file_place
 from steadytune.tasks.tables import dataset_of
-from steadytune.tasks.task import LABEL, TEXT, RowCounts, Task, TaskData
+from steadytune.tasks.task import RowCounts, Task, TaskData
 
 if TYPE_CHECKING:
     import numpy as np

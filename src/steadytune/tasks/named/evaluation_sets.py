@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from steadytune.errors import SteadytuneError
+from steadytune.heads.columns import LABEL
 from steadytune.tasks.named.loading import INSTEAD, load_published
 from steadytune.tasks.named.registry import task_names, task_record
 from steadytune.tasks.tables import dataset_of
-from steadytune.tasks.task import LABEL, Task
+from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset

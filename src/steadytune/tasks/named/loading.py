@@ -18,13 +18,15 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import IDENTIFIER, LABEL
+from steadytune.heads.registry import head_of
 from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
 from steadytune.support.text import excerpt
 from steadytune.tasks.files.places import file_place
 from steadytune.tasks.named.published_rows import Normalised, normalise
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
-from steadytune.tasks.task import IDENTIFIER, LABEL, RowCounts, SplitSource, Task, TaskData
+from steadytune.tasks.task import RowCounts, SplitSource, Task, TaskData
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -294,7 +296,7 @@ def _hold_out(task: Task, tables: dict[str, pa.Table], counts: dict[str, RowCoun
     if "validation" in tables or "train" not in tables:
         return
     train = tables["train"]
-    classes = train.column(LABEL).to_numpy() if task.head == "classification" else None
+    classes = train.column(LABEL).to_numpy() if head_of(task.head).one_class_per_row else None
     rows = held_out_rows(classes, train.num_rows, HELD_OUT_SEED)
     tables["validation"] = train.take(rows)
     tables["train"] = train.take(np.delete(np.arange(train.num_rows), rows))

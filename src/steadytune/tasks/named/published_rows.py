@@ -14,10 +14,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from steadytune.errors import DataError
-from steadytune.support.text import excerpt, listing
-from steadytune.tasks.answer_columns import answer_columns, first_misplaced_answer, with_unique_identifiers
-from steadytune.tasks.files.columns import first_true
-from steadytune.tasks.task import (
+from steadytune.heads.columns import (
     ANSWER,
     ANSWERS,
     CONTEXT,
@@ -28,8 +25,12 @@ from steadytune.tasks.task import (
     TEXT,
     TEXT_PAIR,
     TOKENS,
-    Task,
 )
+from steadytune.heads.registry import head_of
+from steadytune.support.text import excerpt, listing
+from steadytune.tasks.answer_columns import answer_columns, first_misplaced_answer, with_unique_identifiers
+from steadytune.tasks.files.columns import first_true
+from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,7 +70,7 @@ def normalise(rows: Dataset, task: Task, place: str) -> Normalised:
 
 def _check_columns(table: pa.Table, task: Task, place: str) -> None:
     wanted = [name for name in (task.text_column, task.text_pair_column, task.label_column) if name]
-    wanted += [IDENTIFIER] if task.head == "question_answering" else []
+    wanted += [IDENTIFIER] if head_of(task.head).layout == "questions" else []
     for name in wanted:
         if name not in table.column_names:
             raise DataError(
@@ -90,11 +91,12 @@ def _feature_names(rows: Dataset, column: str) -> list[str] | None:
 def _columns_of_head(
     table: pa.Table, task: Task, names: list[str] | None, place: str, refused: Counter[str]
 ) -> pa.Table:
-    if task.head == "token_classification":
+    layout = head_of(task.head).layout
+    if layout == "words":
         return _tagged(table, task, names, place, refused)
-    if task.head == "question_answering":
+    if layout == "questions":
         return _questions(table, task, place, refused)
-    first, second = (PROMPT, ANSWER) if task.head == "causal_lm" else (TEXT, TEXT_PAIR)
+    first, second = (PROMPT, ANSWER) if layout == "prompts" else (TEXT, TEXT_PAIR)
     columns = {first: _strings(table, task.text_column, place)}
     if task.text_pair_column is not None:
         columns[second] = _strings(table, task.text_pair_column, place)

@@ -12,13 +12,14 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback, set_seed
 
 from steadytune.errors import DataError, ModelNotFoundError
+from steadytune.heads.columns import TEXT, TEXT_PAIR
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.methods.registry import build_methods
 from steadytune.models.hybrid import HybridLoss, HybridNetwork
 from steadytune.models.load import find_model, longest_input
 from steadytune.settings.hybrid import HybridSettings
 from steadytune.support.atomic_files import replaced_when_whole
-from steadytune.tasks.task import TEXT, TEXT_PAIR, TaskData
+from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import training_arguments
 from steadytune.training.folder import RunFolder
 from steadytune.training.hybrid.encoding import PronounEncoder

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from steadytune.heads.features import lengths_of
+from steadytune.heads.encoded import lengths_of
 from steadytune.training.sampling import grouped_order
 
 #: A task and the index of one of its rows.

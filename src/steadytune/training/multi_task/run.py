@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from steadytune.core.authoring.method import Method
-from steadytune.heads.features import Encoded, encode
-from steadytune.heads.scoring import Scorer, output_selector, scorer_for
+from steadytune.heads.encoded import Encoded
+from steadytune.heads.features import encode
+from steadytune.heads.head import Scorer
+from steadytune.heads.registry import head_of
 from steadytune.methods.registry import build_methods
 from steadytune.models.load import load_model, longest_input
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
@@ -28,7 +30,7 @@ from steadytune.training.reporter import Reporter, Silent
 from steadytune.training.rows import fewer_rows, load_data
 from steadytune.training.run import train
 from steadytune.training.skeleton import Making, Run, RunResult
-from steadytune.training.trainer import RunTrainer, collator_for
+from steadytune.training.trainer import RunTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -152,10 +154,10 @@ class _Run(Run):
             train_dataset=TaskRows({task: _for_the_model(splits["train"]) for task, splits in self.splits.items()}),
             eval_dataset={task: self._rows(task, "validation") for task in data},
             data_collator=TaskCollator(
-                {t: collator_for(data[t].task.head, self.model.model_of(t), k) for t, k in self.tokenizers.items()}
+                {t: head_of(data[t].task.head).collator(self.model.model_of(t), k) for t, k in self.tokenizers.items()}
             ),
             processing_class=next(iter(self.tokenizers.values())),
-            selectors={task: output_selector(own.task.head) for task, own in data.items()},
+            selectors={task: head_of(own.task.head).selector() for task, own in data.items()},
             scorers=self._scorers(),
             group_by_length=self.settings.group_by_length,
             tell=self._tell,
@@ -181,14 +183,17 @@ class _Run(Run):
     def _scorers(self) -> dict[str, Scorer]:
         scorers: dict[str, Scorer] = {}
         for task, splits in self.splits.items():
-            own = {name: scorer_for(self.data[task].task, split, name) for name, split in splits.items()}
+            own = {
+                name: head_of(self.data[task].task.head).scorer(self.data[task].task, split, name)
+                for name, split in splits.items()
+            }
             scorers |= {f"{task}_{name}": scorer for name, scorer in own.items()}
             scorers[f"eval_{task}"] = own["validation"]
         return scorers
 
     def _plain_tokenizer(self) -> PreTrainedTokenizerBase:
         """Rather not that of a task of tags, which may be set up for lists of words."""
-        texts = [t for t, own in self.data.items() if own.task.head != "token_classification"]
+        texts = [t for t, own in self.data.items() if head_of(own.task.head).layout != "words"]
         return self.tokenizers[texts[0] if texts else next(iter(self.tokenizers))]
 
     def _facts(self, task: str) -> dict[str, Any]:

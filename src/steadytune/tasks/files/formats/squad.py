@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import ANSWERS, CONTEXT, IDENTIFIER, QUESTION
 from steadytune.support.text import excerpt
 from steadytune.support.text_files import lines_of, undecoded
 from steadytune.tasks.answer_columns import answer_type
 from steadytune.tasks.files.formats.format import Format, Given, Source, Wanted, text_source
 from steadytune.tasks.files.places import file_place
-from steadytune.tasks.task import ANSWERS, CONTEXT, IDENTIFIER, QUESTION
 
 _BEGINS = re.compile(rb'^\s*\{.{0,200}?"data"\s*:\s*\[\s*\{\s*"(title|paragraphs)"', re.DOTALL)
 

@@ -1,0 +1,12 @@
+"""Names of the columns that rows have, whatever their files call them."""
+
+TEXT = "text"
+TEXT_PAIR = "text_pair"
+LABEL = "label"
+TOKENS = "tokens"
+IDENTIFIER = "id"
+QUESTION = "question"
+CONTEXT = "context"
+ANSWERS = "answers"
+PROMPT = "prompt"
+ANSWER = "answer"

@@ -428,7 +428,7 @@ def test_rows_read_used_and_refused_are_told(tmp_path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\n" + "good,yes\nbad,no\n" * 20)
     told = load_data(TrainSettings(train_file=str(file), train_size="10")).notes[-1]
-    assert told == "40 rows read = 40 used + 0 refused; 10 of 36 training rows are taken."
+    assert told == "Read 40 rows (none rejected); training on 10 of 36."
 
 
 @pytest.mark.skipif(not (REAL / "tydiqa_goldp").is_dir(), reason="needs ../shared/data beside the repository")
@@ -436,7 +436,7 @@ def test_rows_refused_in_another_split_stay_counted() -> None:
     from steadytune.training.rows import load_data
 
     told = load_data(TrainSettings(task="tydiqa", data_dir=str(REAL))).notes[-1]
-    assert told == "9,126 rows read = 6,451 used + 2,675 refused."
+    assert told == "Read 9,126 rows (2,675 rejected)."
 
 
 def test_rows_without_validation_are_told(monkeypatch, settings) -> None:

@@ -218,7 +218,7 @@ def test_a_table_shows_any_text_as_it_is_written() -> None:
 
 def test_hostile_labels_and_names_do_nothing(finished: Path, place: Path) -> None:
     said = (finished / "said").read_text()  # `command` has refused control characters already
-    assert "rows read" in said
+    assert "rejected" in said
     names = json.loads((finished / "run" / "model" / "config.json").read_text())["id2label"].values()
     assert all(HOSTILE in name for name in names)
     file = f"{HOSTILE.replace('/', '')[:80]}.csv"

@@ -82,19 +82,16 @@ def load_data(settings: TrainSettings) -> TaskData:
 
 
 def _counted(data: TaskData) -> str:
-    """Say how many rows were read, used and refused, a held-out split and its source counted once.
-
-    What `train_size` leaves out is told apart.
-    """
+    """Say how many rows were read and rejected, counting a held-out split and its source once, and how many train."""
     counts, train = data.counts, data.counts.get("train")
     parts = [s for s in ("validation", "test") if s in counts and train and counts[s].read == train.read > train.used]
     # a split of the same source as the training rows has none but rows that they have not
     shared = parts if train and train.used + sum(counts[s].used for s in parts) <= train.read else []
     read = sum(c.read for split, c in counts.items() if split not in shared)
     used = sum(c.used for c in counts.values())
-    few = f"; {len(data.splits['train']):,} of {train.used:,} training rows are taken" if train else ""
-    taken = few if train and len(data.splits["train"]) < train.used else ""
-    return f"{read:,} rows read = {used:,} used + {read - used:,} refused{taken}."
+    rows = len(data.splits["train"])
+    some = f"; training on {rows:,} of {train.used:,}" if train and rows < train.used else ""
+    return f"Read {read:,} rows ({read - used or 'none':{',' if read > used else ''}} rejected){some}."
 
 
 def fewer_rows(data: TaskData, split: str, size: str | int, seed: int) -> Dataset:

@@ -180,11 +180,11 @@ class _Choice:
 
     def _refuse(self, texts: list[str], labels: list[str], others: list[str]) -> NoReturn:
         """Raise DataError with everything that is to be said, and the options to say it with."""
-        place, found = file_place(self.source.path), f"found are {listing(self.header)}"
+        place, found = file_place(self.source.path), listing(self.header)
         if len(self.header) < 2 or not (texts or others) or not (labels or others):
             name = LABEL if texts else TEXT
             raise DataError(
-                f"{place}: no column {excerpt(name)}; {found}.{_near(name, self.header)}"
+                f"{place}: no column {excerpt(name)}; found are {found}.{_near(name, self.header)}"
                 f"{_one_column(self.source, self.header)} Name the column with {_OPTIONS[name]}."
             )
         asked, options = [], []
@@ -197,7 +197,9 @@ class _Choice:
         if values and all(part and all(map(_is_bit, part)) for part in values):
             hint = f" With --head multi_label the {len(values)} columns of 0 and 1 are its labels."
         pair = " (and --text-pair-column for the other, if it is a pair)" if len(texts) == 2 else ""
-        raise DataError(f"{place}: {' and '.join(asked)}? {found}. Give {' and '.join(options)}{pair}.{hint}")
+        raise DataError(
+            f"{place}: {' and '.join(asked)}? Found are {found}. Give {' and '.join(options)}{pair}.{hint}"
+        )
 
     def _refuse_a_row_for_a_header(self, text: str, label: str) -> None:
         """Raise DataError where the first line of a file is a row: its label is a number or occurs again."""

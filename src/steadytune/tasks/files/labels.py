@@ -311,6 +311,7 @@ def encode(labels: LabelColumn, code: LabelCode) -> np.ndarray:
 def _names_of(labels: LabelColumn) -> Any:
     if labels.names is not None:
         return labels.names
+    assert labels.numbers is not None
     distinct, inverse = np.unique(labels.numbers, return_inverse=True)
     return pa.array([f"{number:.15g}" for number in distinct]).take(pa.array(inverse))
 

@@ -14,7 +14,7 @@ from steadytune.errors import DataError
 from steadytune.support.text import excerpt
 from steadytune.support.text_files import lines_of, undecoded
 from steadytune.tasks.answer_columns import answer_type
-from steadytune.tasks.files.formats.format import Format, Given, Kind, Source, Wanted, text_source
+from steadytune.tasks.files.formats.format import Format, Given, Source, Wanted, text_source
 from steadytune.tasks.files.places import file_place, no_rows, row_place
 
 _ROWS, _LETTERS = 4096, 1 << 22
@@ -297,7 +297,7 @@ class _Column:
             )
 
 
-_TYPES: dict[Kind, Callable[[], Any]] = {
+_TYPES: dict[str, Callable[[], Any]] = {
     "text": pa.string,
     "words": lambda: pa.list_(pa.string()),
     "answers": answer_type,

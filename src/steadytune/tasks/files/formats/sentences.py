@@ -113,8 +113,10 @@ def sentences(source: Source) -> Sentences:
             length = 0
             continue
         length += 1
-        for part, value in zip(found.waiting, (*fields, reader.number), strict=True):
-            part.append(value)
+        words, tags, lines = found.waiting
+        words.append(fields[0])
+        tags.append(fields[1])
+        lines.append(reader.number)
         if len(found.waiting[0]) == _WORDS:
             found.close()
     found.close()

@@ -30,7 +30,8 @@ from steadytune.cli import main
 from steadytune.cli.app import app
 from steadytune.methods.registry import REGISTRY
 from steadytune.models import load as models
-from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
+from steadytune.settings.fields import OUTPUT, TRAINING, all_facts, with_fact
+from steadytune.settings.train import TrainSettings
 from steadytune.training import run
 
 tiny_folder, changed_model = tiny_model.tiny_folder, tiny_model.changed_model
@@ -195,12 +196,13 @@ def test_half_precision_without_a_gpu_is_refused(refused, tiny_folder) -> None:
 
 def test_options_are_the_settings_and_training_settings_are_those_of_transformers() -> None:
     command: Any = typer.main.get_command(app)
-    options = {name for parameter in command.commands["train"].params for name in parameter.opts}
+    parameters = command.commands["train"].params
+    options = {name for p in parameters if p.param_type_name == "option" for name in p.opts}
     settings = {"--" + name.replace("_", "-") for name in TrainSettings.model_fields}
     assert options - {"--help", "-h"} == settings | {"--config", "--quiet", "-q", "--scale"}
 
-    panels = {n: f.json_schema_extra["panel"] for n, f in TrainSettings.model_fields.items()}  # pyright: ignore
-    training = {name for name, panel in panels.items() if panel in (TRAINING, OUTPUT)}
+    training = {name for name, facts in all_facts(TrainSettings).items() if facts.panel in (TRAINING, OUTPUT)}
+    assert with_fact(TrainSettings, "trainer") == training - {"gradient_checkpointing", "save_steps", "output_dir"}
     assert {"learning_rate", "max_steps", "seed"} <= training
     known = {f.name for f in fields(TrainingArguments)}
     # The one that newer versions of Transformers have renamed.

@@ -15,11 +15,16 @@ import typer.main
 
 from steadytune.cli import main, suggestions
 from steadytune.cli.app import app
+from steadytune.cli.options import FIRST
 from steadytune.cli.program import named_in, program
-from steadytune.cli.verb import VERBS
+from steadytune.cli.verb import FOLDER, PANELS, verbs
+from steadytune.errors import SettingsError
 from steadytune.evaluation.parts import PARTS
 from steadytune.heads.registry import FILE_HEADS
 from steadytune.methods.registry import REGISTRY
+from steadytune.settings.fields import all_facts, known_names
+from steadytune.settings.of_verbs import KINDS, kind_of
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_names
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
@@ -44,10 +49,8 @@ def test_the_package_and_its_help_import_next_to_nothing() -> None:
     assert json.loads(lines[0]) == []  # the names of the package are imported when they are used
     assert json.loads(lines[-1]) == []  # nor do the settings of the verbs exist before one of them is called
     ours = {name.removeprefix("steadytune.") for name in json.loads(lines[-2])}
-    allowed = {
-        *("cli", "cli.app", "cli.program", "cli.verb", "cli.options", "cli.suggestions", "cli.stopped"),
-        *("errors", "names", "version"),
-    }
+    allowed = {"cli", *(f"cli.{name}" for name in ("app", "verb", "program", "mistakes", "stopped", "help"))}
+    allowed |= {"errors", "names", "version"}
     assert ours <= allowed
 
 
@@ -55,23 +58,36 @@ def test_the_package_and_its_help_import_next_to_nothing() -> None:
 
 
 def test_every_verb_has_a_group_and_an_example_that_its_options_take() -> None:
-    assert [verb.name for verb in VERBS] == list(COMMANDS)
-    for verb in VERBS:
-        assert verb.panel
+    assert [verb.name for verb in verbs()] == list(COMMANDS)
+    assert {verb.name for verb in verbs()} == {file.stem for file in FOLDER.glob("[a-z]*.py")}
+    for verb in verbs():
+        assert verb.panel in PANELS
         program_name, name, *arguments = shlex.split(verb.example)
         assert (program_name, name) == ("steadytune", verb.name)
         COMMANDS[name].make_context(name, list(arguments))  # raises where an option is unknown
 
 
 def test_options_are_in_groups() -> None:
-    panels = {p.rich_help_panel for p in COMMANDS["compare"].params if p.name != "help"}
+    panels = {p.rich_help_panel for p in COMMANDS["compare"].params if p.name != "help" and p.rich_help_panel}
     assert panels == {
         *("Model", "Data", "Methods", "Training (names of TrainingArguments)", "Output", "Comparison"),
-        "How it is run",
+        *("How it is run", FIRST),
     }
     by_name = {p.name: p for p in COMMANDS["train"].params}
-    assert by_name["output_dir"].rich_help_panel == by_name["quiet"].rich_help_panel == "Output"
+    assert by_name["save_steps"].rich_help_panel == by_name["quiet"].rich_help_panel == "Output"
     assert "constant_with_warmup" in by_name["lr_scheduler_type"].help
+
+
+@pytest.mark.parametrize(
+    ("verb", "first"),
+    [
+        ("train", "train_file task model methods set seed learning_rate num_train_epochs train_size"),
+        ("compare", "train_file tasks model methods set seeds learning_rates num_train_epochs train_sizes"),
+    ],
+)
+def test_help_begins_with_what_matters_most(verb: str, first: str) -> None:
+    shown = [p.name for p in COMMANDS[verb].params if p.rich_help_panel == FIRST]
+    assert shown[:9] == first.split()
 
 
 def test_options_of_a_run_that_a_comparison_has_twice_say_so() -> None:
@@ -83,19 +99,94 @@ def test_options_of_a_run_that_a_comparison_has_twice_say_so() -> None:
     assert "The same as" not in {p.name: p.help for p in COMMANDS["train"].params}["seed"]
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_help_fits_80_columns_and_a_log(verb: str, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("TERMINAL_WIDTH", "80")
-    assert main([verb, "--help"]) == 0
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("verb", ["", *COMMANDS])
+def test_help_fits_its_width_and_is_whole(verb: str, width: int, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", str(width))
+    assert main([verb, "--help"] if verb else ["--help"]) == 0
     text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 80
-    assert "\x1b" not in text
-    assert f"Example: steadytune {verb}" in " ".join(text.split())
+    assert width == 40 or max(map(len, text.splitlines())) <= width
+    assert not re.search("\x1b|…|<[a-z]+>|\\[\\[|[{}]|VALUE,V", text)
+    words = " ".join(text.split())
+    for parameter in COMMANDS[verb].params if verb else ():
+        assert parameter.name == "help" or " ".join((parameter.help or "").split()) in words, parameter.name
+        assert parameter.param_type_name == "argument" or parameter.opts[0] in words
+    assert f"Example: steadytune {verb}" in words or not verb
+
+
+def test_a_file_is_given_by_its_place_or_its_option(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for verb in ("train", "compare"):
+        assert main([verb, "rows.csv", "--output-dir", "run"]) == 2
+        assert "'rows.csv': there is no such file" in capsys.readouterr().err
+        assert main([verb, "rows.csv", "--train-file", "other.csv"]) == 2
+        assert "'rows.csv' and --train-file 'other.csv': give one of them." in capsys.readouterr().err
+
+
+#: What people type who come from other tools, and what it is called here.
+FROM_OTHER_TOOLS = {
+    **dict.fromkeys(("lr", "peak_lr", "max-lr"), "learning_rate"),
+    **dict.fromkeys(("epochs", "num-epochs", "max_epochs"), "num_train_epochs"),
+    **dict.fromkeys(("batch-size", "train_batch_size", "bs"), "per_device_train_batch_size"),
+    **dict.fromkeys(("eval-batch-size",), "per_device_eval_batch_size"),
+    **dict.fromkeys(("max-len", "max_seq_length", "max-seq-len"), "max_length"),
+    **dict.fromkeys(("model-name", "model_name_or_path", "checkpoint"), "model"),
+    **dict.fromkeys(("grad-accum", "accumulate_grad_batches"), "gradient_accumulation_steps"),
+    **dict.fromkeys(("warmup-ratio", "num_warmup_steps"), "warmup_steps"),
+    **dict.fromkeys(("scheduler", "lr-scheduler"), "lr_scheduler_type"),
+    **dict.fromkeys(("gradient-clip-val", "grad_clip"), "max_grad_norm"),
+    **dict.fromkeys(("wd",), "weight_decay"),
+    **dict.fromkeys(("out-dir", "save_dir"), "output_dir"),
+    **dict.fromkeys(("random-seed",), "seed"),
+    **dict.fromkeys(("max-train-samples",), "train_size"),
+    **dict.fromkeys(("dev-file", "eval_file"), "validation_file"),
+    **dict.fromkeys(("label-smoothing",), "label_smoothing_factor"),
+    **dict.fromkeys(("log-every", "log_interval"), "logging_steps"),
+    **dict.fromkeys(("no-cuda",), "use_cpu"),
+}
+
+
+@pytest.mark.parametrize("name", FROM_OTHER_TOOLS)
+def test_names_of_other_tools_are_answered_with_ours(name: str, tmp_path: Path, capsys) -> None:
+    ours = FROM_OTHER_TOOLS[name]
+    assert main(["train", "rows.csv", f"--{name}", "3"]) == 2
+    assert f"Did you mean '--{ours.replace('_', '-')}'?" in capsys.readouterr().err
+    (tmp_path / "c.yaml").write_text(f"{name}: 3\n")
+    assert main(["train", "--config", str(tmp_path / "c.yaml")]) == 2
+    assert f"Did you mean {ours!r}?" in capsys.readouterr().err
+    with pytest.raises(SettingsError, match=f"Did you mean '{ours}'"):
+        TrainSettings(**{name.replace("-", "_"): 3})
+
+
+def test_a_name_of_another_tool_is_none_of_ours() -> None:
+    for kind in map(kind_of, KINDS):
+        facts = all_facts(kind)
+        others = [name for known in facts.values() for name in known.elsewhere]
+        assert len(set(others)) == len(others)
+        assert not set(others) & set(known_names(kind))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "No command given. (`steadytune --help` lists them)"),
+        (["-q"], "No such option: -q."),
+        (["evaluate"], "Missing argument 'RUN'."),
+        (["train", "--seed"], "Option '--seed' requires an argument."),
+        (["fit"], "No such command 'fit'."),
+    ],
+)
+def test_a_line_that_says_nothing_is_answered_in_one(arguments: list[str], told: str, capsys) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"steadytune: {told}")
+    assert error.count("\n") == 1
 
 
 def test_only_the_verb_that_is_called_has_its_options_made() -> None:
     assert named_in(["--debug", "train", "--seed", "1"]) == "train"
-    assert named_in(["report", "runs"]) == ""
+    assert named_in(["report", "runs"]) == "report"
+    assert named_in(["--help"]) == ""
     listed: Any = typer.main.get_command(program("train"))
     assert len(listed.commands["train"].params) > 30
     assert [p.name for p in listed.commands["compare"].params] == []
@@ -155,7 +246,7 @@ def test_a_near_name_is_suggested(tmp_path: Path, monkeypatch, capsys, arguments
 
 def test_options_may_be_written_as_training_arguments_are(capsys) -> None:
     assert main(["train", "--learning_rate", "-1"]) == 2
-    assert "--learning-rate: input should be greater than 0" in capsys.readouterr().err
+    assert "--learning-rate: must be above 0; got -1." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["perturb", "minilm", "~nobodyhere/x"], ["init", "~nobodyhere/x.csv"]])

@@ -463,7 +463,7 @@ def test_the_command_prints_counts_and_scores(options, capsys) -> None:
         (["--task", "wnli"], "No such option: --task"),
         (["--data-dir", "nowhere"], "nowhere"),
         (["--model", "minilm"], "--model minilm: holds no whole masked language model"),
-        (["--margin", "-1"], "--margin: input should be greater than or equal to 0"),
+        (["--margin", "-1"], "--margin: must be at least 0"),
     ],
 )
 def test_mistakes_are_one_line(options, more: list[str], message: str, capsys) -> None:

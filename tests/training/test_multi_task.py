@@ -380,7 +380,7 @@ def test_mistakes_are_one_line(options, changes, message: str, capsys) -> None:
 def test_a_task_alone_is_refused_in_a_configuration_too(options, tmp_path: Path, capsys) -> None:
     (tmp_path / "config.yaml").write_text("task: rte\n")
     assert main([*command(options), "--config", "config.yaml"]) == 2
-    assert "--task: several tasks train together by their names (--tasks)." in capsys.readouterr().err
+    assert "'task' is a setting of `steadytune train`" in capsys.readouterr().err
 
 
 def test_another_run_in_the_folder_is_refused(options, settings, capsys) -> None:

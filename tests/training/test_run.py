@@ -28,8 +28,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import steadytune
 from steadytune.cli import main
+from steadytune.settings.fields import OUTPUT, TRAINING, all_facts
 from steadytune.settings.resolve import resolve_settings
-from steadytune.settings.train import OUTPUT, TRAINING, TrainSettings
+from steadytune.settings.train import TrainSettings
 from steadytune.training import skeleton
 from steadytune.training.arguments import training_arguments
 from steadytune.training.callbacks import InterruptCallback
@@ -299,8 +300,7 @@ def test_every_training_setting_reaches_the_trainer(settings, tmp_path) -> None:
         "save_steps": 8,
         "save_total_limit": 4,
     }
-    panels = {n: f.json_schema_extra["panel"] for n, f in TrainSettings.model_fields.items()}  # pyright: ignore
-    training = {name for name, panel in panels.items() if panel in (TRAINING, OUTPUT)}
+    training = {name for name, facts in all_facts(TrainSettings).items() if facts.panel in (TRAINING, OUTPUT)}
     # fp16 needs a GPU, and the output folder is the run's.
     assert training - set(changed) == {"fp16", "output_dir"}
     arguments = training_arguments(settings(**changed), RunFolder(tmp_path))

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from steadytune.cli import options
+from steadytune.cli import mistakes
 from steadytune.cli.program import named_in, program
 from steadytune.cli.stopped import Stopped, no_interrupt_lost
 from steadytune.errors import SteadytuneError
@@ -59,8 +59,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
         return str(error), BAD_INPUT
     if isinstance(error, Stopped | KeyboardInterrupt):
         return str(error) or "stopped.", INTERRUPTED
-    if options.is_usage_error(error):
-        return options.usage_message(error), BAD_INPUT
+    if mistakes.is_usage_error(error):
+        return mistakes.usage_message(error), BAD_INPUT
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or 'input or output'}.", BAD_INPUT
     said = _said_by_a_library(error)

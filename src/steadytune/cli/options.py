@@ -1,168 +1,174 @@
-"""Options of `train` and `compare`, made of the fields of their settings, so that no name is written twice."""
+"""Options of a verb, made of the fields of its settings, so that no name, default or help text is written twice."""
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
 from steadytune.cli import suggestions
-from steadytune.errors import did_you_mean
+from steadytune.errors import SettingsError
+from steadytune.settings.asked import FromFile
+from steadytune.settings.fields import Facts, all_facts, facts_of
+from steadytune.settings.resolve import parse_assignments, resolve
+from steadytune.support.text import excerpt
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from steadytune.settings.train import TrainSettings
+    from steadytune.cli.verb import Verb
+    from steadytune.settings.fields import Settings
 
-#: The group of what is said about the run itself.
-RUN_PANEL = "Output"
+#: The group of what matters most.
+FIRST = "Options used most"
 
-#: Options that may be given again, and what they look like.
-REPEATED = {"set": "METHOD.SETTING=VALUE", "vary": "METHOD.SETTING=VALUE,VALUE", "search": "trials=N"}
-
-
-#: What stands for the value of an option where its type says too little.
-METAVARS = {
-    **dict.fromkeys(("train_file", "validation_file", "test_file"), "FILE"),
-    **dict.fromkeys(("text_column", "text_pair_column", "label_column"), "COLUMN"),
-    **dict.fromkeys(("data_dir", "output_dir"), "DIR"),
-    "delimiter": "CHAR",
-    "encoding": "NAME",
-    "methods": "NAME,NAME",
-    "train_size": "N|%",
-    "learning_rates": "X,X",
-}
+#: Characters of values that are listed behind their option.
+LONGEST_CHOICES = 24
+#: Ends the name of what is given by its place and could be given by an option.
+HERE = "_here"
+#: What stands for a value of a type.
+_METAVARS = {int: "N", float: "X", str: "TEXT", bool: ""}
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """What was given on the command line of `train` or `compare`; ``None`` for what was not.
+def command_of(verb: Verb) -> Callable[..., None]:
+    """The function whose parameters are the options of a verb, and which does what the verb does."""
+    kinds = [kind for kind in (verb.settings(), verb.options()) if kind is not None]
 
-    ``flags`` are the names out of `FLAGS` that were.
-    """
-
-    settings: dict[str, Any]
-    config: Path | None
-    quiet: bool
-    scale: str | None = None
-    flags: frozenset[str] = frozenset()
-
-
-Verb = Callable[[TrainOptions], None]
-
-
-#: What a verb can be asked for that is no setting, with its help.
-FLAGS = {"compare": {"plan": "Say which runs there are, how many are made and what they cost; train nothing."}}
-
-
-def with_settings(verb: Verb, name: str) -> Callable[..., None]:
-    """Give a verb one option per setting, plus ``--config`` and ``--quiet``.
-
-    Args:
-        verb: gets what was given.
-        name: of the verb, as the settings know it.
-    """
-    from steadytune.settings.of_verbs import kind_of
-
-    return _with_options(verb, kind_of(name), FLAGS.get(name, {}))
-
-
-def _with_options(verb: Verb, kind: type[TrainSettings], flags: Mapping[str, str]) -> Callable[..., None]:
     def command(**given: Any) -> None:
-        config, quiet, scale = given.pop("config"), given.pop("quiet"), given.pop("scale")
-        asked = frozenset(name for name in flags if given.pop(name))
-        verb(TrainOptions(given, config, quiet, scale, asked))
+        call(verb, {name: value for name, value in given.items() if value is not None})
 
-    left_out = getattr(kind, "left_out", ())
-    parameters = [_parameter(name, kind) for name in kind.model_fields if name not in left_out]
-    parameters += [
-        _of_every_verb(
-            "config",
-            None,
-            Path | None,
-            "--config",
-            metavar="FILE",
-            help="YAML file of settings; options given here win.",
-        ),
-        _of_every_verb(
-            "scale", None, str | None, "--scale", metavar="NAME", help="Which of the file's scales to run, e.g. small."
-        ),
-        *(_of_every_verb(name, False, bool, f"--{name}", metavar="", help=text) for name, text in flags.items()),
-        _of_every_verb("quiet", False, bool, "--quiet", "-q", metavar="", help="Show nothing but errors."),
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__doc__ = verb.__doc__
-    command.__name__ = verb.__name__
+    parameters = {p.name: p for kind in kinds for p in _parameters(kind)}
+    first = {name: known.first or len(parameters) for kind in kinds for name, known in all_facts(kind).items()}
+    in_order = sorted(parameters.values(), key=lambda p: first.get(p.name, len(parameters)))
+    command.__signature__ = inspect.Signature(in_order)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__doc__ = verb.summary
+    command.__name__ = verb.name
     return command
 
 
-def _of_every_verb(name: str, default: Any, kind: Any, *options: str, **info: Any) -> inspect.Parameter:
-    """A parameter that is no setting."""
-    option = typer.Option(*options, rich_help_panel=RUN_PANEL, **info)
-    annotation = Annotated[kind, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def call(verb: Verb, given: Mapping[str, Any]) -> None:
+    """Do what a verb does.
+
+    Args:
+        verb: the verb.
+        given: what was given on the command line, by name.
+    """
+    options_of, settings_of = verb.options(), verb.settings()
+    values = dict(_read(given, [kind for kind in (settings_of, options_of) if kind is not None]))
+    options = options_of(**{name: values.pop(name) for name in options_of.model_fields if name in values})
+    if settings_of is None:
+        verb.run()(options)
+        return
+    config, scale = (options.config, options.scale) if isinstance(options, FromFile) else (None, None)
+    verb.run()(resolve(settings_of, values, config, scale), options)
 
 
-def _parameter(name: str, kind_of_settings: type[TrainSettings]) -> inspect.Parameter:
-    field = kind_of_settings.model_fields[name]
-    extra = field.json_schema_extra
-    panel = str(extra["panel"]) if isinstance(extra, dict) else RUN_PANEL
-    help_text = _description(field)
-    stands_for = getattr(kind_of_settings, "stands_for", {}).get(name)
-    if field.default not in (None, False, [], {}) and not isinstance(field.default, list):
-        help_text += (
-            f" Default {field.default:g}." if isinstance(field.default, float) else f" Default {field.default}."
-        )
-    if stands_for is not None:
-        other = "--" + stands_for.replace("_", "-")  # which has the default
-        one = " with one value" if other.endswith("s") else ""
-        help_text = f"{_description(field)} The same as {other}{one}."
-    kind = _plain_type(field.annotation)
-    option = "--" + name.replace("_", "-")
-    if isinstance(field.default, list) and field.default:
-        help_text += f" Default {','.join(f'{v:g}' if isinstance(v, float) else v for v in field.default)}."
-    metavar = METAVARS.get(name) or {int: "N", float: "X", str: "TEXT", bool: ""}[kind]
-    if name in REPEATED:
-        kind, metavar = list[str], REPEATED[name]
+def _read(given: Mapping[str, Any], kinds: list[type[Settings]]) -> Iterator[tuple[str, Any]]:
+    """Options that may be given again come as lists: assignments of those that are tables, words of the others."""
+    fields = {name: field for kind in kinds for name, field in kind.model_fields.items()}
+    for place, value in given.items():
+        name = place.removesuffix(HERE)
+        if name != place and name in given:
+            raise SettingsError(f"{excerpt(value)} and {_option(name)} {excerpt(given[name])}: give one of them.")
+        field = fields.get(name)
+        repeated = field is not None and facts_of(field).repeated
+        if repeated and not value:
+            continue
+        table = field is not None and get_origin(field.annotation) is dict
+        yield name, parse_assignments(value, _option(name)) if repeated and table else value
+
+
+def _parameters(kind: type[Settings]) -> Iterator[inspect.Parameter]:
+    for name, field in kind.model_fields.items():
+        facts = facts_of(field)
+        if facts.in_file_only:
+            continue
+        yield _parameter(name, field, facts)
+        if _is_also_positional(facts):
+            argument = typer.Argument(metavar=facts.metavar, show_default=False)
+            yield _keyword(name + HERE, str | None, argument, None)
+        if facts.one:
+            yield _for_one(name, field, facts)
+
+
+def _parameter(name: str, field: FieldInfo, facts: Facts) -> inspect.Parameter:
+    kind: Any = list[str] if facts.repeated else _plain_type(field.annotation)
+    option, metavar = facts.option or _option(name), facts.metavar or _written(field) or _METAVARS.get(kind, "TEXT")
     if kind is bool and field.default is True:  # a flag could not switch it off
         kind, metavar = str, "true|false"
-    info = typer.Option(
-        option,
-        help=help_text,
-        rich_help_panel=panel,
-        show_default=False,
-        metavar=metavar,
-        autocompletion=_completion(name, field.annotation),
-    )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
+    shown = _shown_as(facts, _help(field), metavar, field)
+    if facts.positional and not _is_also_positional(facts):
+        default = inspect.Parameter.empty if facts.required else None
+        return _keyword(name, kind if facts.required else kind | None, typer.Argument(**shown), default)
+    names = [option, facts.short] if facts.short else [option]
+    return _keyword(name, kind | None, typer.Option(*names, **shown), None)
 
 
-def _description(field: FieldInfo) -> str:
-    """The help of a setting; of one with a few values it names them all."""
-    said, choices = field.description or "", _choices(field.annotation)
-    if any(choice not in said for choice in choices):
-        said += f" One of {', '.join(choices)}."
-    return said
+def _for_one(name: str, field: FieldInfo, facts: Facts) -> inspect.Parameter:
+    """The option for a single value of what is a list."""
+    kind = int if _plain_type(field.annotation) is int else str
+    several = _option(name)
+    said = f"The same as {several}{' with one value' if several.endswith('s') else ''}."
+    shown = _shown_as(facts, said, facts.metavar.partition(",")[0] or _METAVARS[kind], field)
+    shown["rich_help_panel"] = facts.panel
+    return _keyword(facts.one, kind | None, typer.Option(_option(facts.one), **shown), None)
 
 
-def _completion(name: str, annotation: Any) -> Callable[[str], list[str]] | None:
-    """What completes the values of a setting; nothing for files, which shells complete themselves."""
-    named = {
-        "methods": suggestions.methods,
-        "task": suggestions.tasks,
-        "tasks": suggestions.tasks,
-        "set": suggestions.assignments,
-        "vary": suggestions.assignments,
+def _shown_as(facts: Facts, said: str, metavar: str, field: FieldInfo) -> dict[str, Any]:
+    """How a parameter looks in the help and in completion."""
+    return {
+        "help": said,
+        "show_default": False,
+        "metavar": metavar,
+        "rich_help_panel": FIRST if facts.first else facts.panel,
+        "autocompletion": _completion(facts, field.annotation),
     }
+
+
+def _is_also_positional(facts: Facts) -> bool:
+    """Whether a setting can be given by its place or by its option."""
+    return facts.positional and not facts.required and not facts.repeated
+
+
+def _keyword(name: str, kind: Any, info: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _help(field: FieldInfo) -> str:
+    """The help of a setting, with its values where there are a few, and its default."""
+    said, choices, default = field.description or "", _choices(field.annotation), field.default
+    if not _written(field) and any(str(choice) not in said for choice in choices):
+        said += f" One of {', '.join(choices)}."
+    if isinstance(default, list | tuple):
+        shown = ",".join(_shown(value) for value in default)
+    else:
+        shown = "" if default is None or default is False or isinstance(default, dict) else _shown(default)
+    return said + (f" Default {shown}." if shown and shown != "PydanticUndefined" else "")
+
+
+def _written(field: FieldInfo) -> str:
+    """The values of a setting that has a few, as they stand for the value in the help."""
+    joined = "|".join(_choices(field.annotation))
+    return joined if len(joined) <= LONGEST_CHOICES else ""
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is True else str(value)
+
+
+def _completion(facts: Facts, annotation: Any) -> Callable[[str], list[str]] | None:
+    """What completes the values of a setting; nothing for files, which shells complete themselves."""
+    if facts.completes:
+        return getattr(suggestions, facts.completes)
     choices = _choices(annotation)
-    return named.get(name) or (suggestions.one_of(choices) if choices else None)
+    return suggestions.one_of(choices) if choices else None
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -177,38 +183,4 @@ def _plain_type(annotation: Any) -> Any:
     arguments = [a for a in get_args(annotation) if a is not types.NoneType]
     if get_origin(annotation) in (Union, types.UnionType):
         return _plain_type(arguments[0])
-    if get_origin(annotation) is Literal:
-        return str
     return annotation if annotation in (int, float, bool) else str
-
-
-def is_usage_error(error: BaseException) -> bool:
-    """Whether the parser of the command line raised it (typer carries a click of its own in some versions)."""
-    return hasattr(error, "format_message") and hasattr(error, "exit_code")
-
-
-def _of_another_verb(option: str, context: Any) -> str:
-    """A sentence on an option that another verb of training has, where this is such a verb."""
-    from steadytune.settings.of_verbs import KINDS, verbs_with
-
-    if context.info_name not in KINDS:
-        return ""
-    verbs = verbs_with([option.lstrip("-").replace("-", "_")])
-    return f" It is one of `steadytune {verbs[0]}`." if verbs else ""
-
-
-def usage_message(error: Any) -> str:
-    """One line for a mistake on the command line, with a suggestion where one is near."""
-    message = str(error.format_message()) or "Name a verb."
-    context = getattr(error, "ctx", None)
-    if "did you mean" in message.lower() or context is None:
-        return message
-    wrong = getattr(error, "option_name", None)
-    if wrong is not None:
-        known = [name for parameter in context.command.params for name in parameter.opts]
-        message = f"No such option: {wrong}.{_of_another_verb(wrong, context) or did_you_mean(wrong, known)}"
-    elif "No such command" in message:
-        wrong = message.split("'")[1]
-        message = f"{message}{did_you_mean(wrong, context.command.commands)}"
-    where = getattr(context, "command_path", "steadytune")
-    return f"{message} (`{where} --help` shows what there is)"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steadytune.comparison.candidates import identify
+from steadytune.settings.fields import determining
 from steadytune.settings.train import TrainSettings
 from steadytune.support.reading import SETTINGS, read_bytes
 from steadytune.tasks.digest import LENGTH
@@ -20,9 +21,6 @@ from steadytune.version import __version__
 #: Whose code takes part in a run; reports and statistics may change without making runs old.
 PARTS = ("core", "methods", "integrations", "tasks", "heads", "models", "training")
 PACKAGES = ("torch", "transformers")
-
-#: Of a run's settings, those that say where it is kept and how it reports.
-NOT_DETERMINING = frozenset({"output_dir", "logging_steps", "save_steps", "save_total_limit"})
 
 
 @functools.cache
@@ -47,7 +45,7 @@ def run_key(settings: TrainSettings, methods: Sequence[Any], fingerprint: Mappin
         methods: the methods as they are built, so that defaults that change make another run.
         fingerprint: digests of code, data and model.
     """
-    values = {k: v for k, v in settings.model_dump(mode="json").items() if k not in NOT_DETERMINING}
+    values = determining(type(settings), settings.model_dump(mode="json"))
     built = [identify(methods), [_foreign_code(type(m)) for m in methods]]
     content = json.dumps([values, built, dict(fingerprint)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:LENGTH]

@@ -9,16 +9,9 @@ from typing import Any
 from steadytune.comparison.folder import CONFIG
 from steadytune.comparison.records import Comparison
 from steadytune.errors import SteadytuneError
-
-#: Settings that say which runs there are, not what a run is.
-EXTENT = frozenset(
-    {"seeds", "first_seed", "methods", "vary", "equal_compute", "tasks", "train_sizes", "learning_rates"}
-)
-#: Settings that say where and how runs are made and kept.
-WITHOUT_EFFECT = frozenset(
-    {"output_dir", "data_dir", "workers", "engine", "ray_address", "keep_models", "retry_failed", "published"}
-    | {"evaluate", "logging_steps", "save_steps", "save_total_limit", "trust_remote_code"}
-)
+from steadytune.settings.compare import CompareSettings
+from steadytune.settings.fields import determining, with_fact
+from steadytune.settings.resolve import read_config, resolve
 
 #: Of seeds, and of runs in all; a file that asks for more is no comparison.
 MOST_SEEDS, MOST_RUNS = 10_000, 1_000_000
@@ -33,8 +26,6 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
         folder: of the comparison.
         comparison: what its ``comparison.json`` holds.
     """
-    from steadytune.settings.resolve import read_config
-
     if not (folder / CONFIG).is_file():
         return ""
     try:
@@ -44,7 +35,7 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
     # A foreign or damaged file; the report needs none of it.
     except (SteadytuneError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
         return ""
-    present = set() if changed - EXTENT else _present(comparison)
+    present = set() if changed - with_fact(CompareSettings, "extent") else _present(comparison)
     missing = len(expected - present)
     if not missing:
         return ""
@@ -55,7 +46,7 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
 
 def _changed(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> set[str]:
     """Settings of the two that differ; what one of them lacks, another version wrote."""
-    names = (asked.keys() & settings.keys()) - WITHOUT_EFFECT
+    names = determining(CompareSettings, asked).keys() & settings.keys()
     changed = {name for name in names if asked[name] != settings[name]}
     if "learning_rates" in changed and 1 in (len(asked["learning_rates"]), len(settings["learning_rates"])):
         changed.add("hold_out")  # where nothing is chosen, no rows are held out to choose by
@@ -66,8 +57,6 @@ def _asked_for(file: Path) -> Runs:
     """The runs that a configuration asks for, by what tells them apart in a table."""
     from steadytune.comparison.candidates import candidates
     from steadytune.comparison.plan import places
-    from steadytune.settings.compare import CompareSettings
-    from steadytune.settings.resolve import resolve
 
     settings = resolve(CompareSettings, {"trust_remote_code": False}, file)
     found: Runs = set()

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, field_validator
 
 from steadytune.errors import SettingsError, did_you_mean
+from steadytune.settings.fields import MODEL, MOST, setting
+from steadytune.settings.groups import DataFolderSettings, LimitSettings
+
+PARTS, NOISE = "What is measured", "How finely"
 
 #: The parts, and what each measures.
 MEASURES = {
@@ -23,58 +29,86 @@ MEASURES = {
 NAMES = tuple(MEASURES)
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What to measure, and how finely.
+def _as_parts(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    parts = [name.strip().replace("-", "_") for name in value.split(",") if name.strip()]
+    if not parts:
+        raise SettingsError("--only: names no part; leave it out for all of them.")
+    return parts
 
-    Attributes:
-        only: names of parts; all of them if empty.
-        data_dir: folder with the data sets of named tasks; the run's own setting if ``None``.
-        seeds: how often each noise is drawn.
-        rates: of the noise on texts, above 0 to 1.
-        radii: of the attack on the word embeddings, above 0.
-        max_eval_samples: rows of a set; the run's own setting if ``None``.
-        layer: whose states are averaged to sentence vectors, 0 for the embeddings; a middle one if ``None``.
-        trust_remote_code: run code that the model brings along; what the run's own settings say does not count, for
-            they may come from a stranger.
+
+def _as_numbers(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return [float(part) for part in value.split(",") if part.strip()]
+    except ValueError:
+        raise ValueError("write numbers separated by commas, such as 0.05,0.1") from None
+
+
+class EvaluateOptions(LimitSettings, DataFolderSettings):
+    """What to measure, and how finely. Empty or ``None`` stands for all parts, and for the run's own settings.
+
+    Example:
+        >>> EvaluateOptions(only="calibration,movement").only
+        ['calibration', 'movement']
 
     Raises:
         SettingsError: one of them is out of range.
     """
 
-    only: Sequence[str] = ()
-    data_dir: str | None = None
-    seeds: int = 3
-    rates: Sequence[float] = (0.05, 0.1, 0.2)
-    radii: Sequence[float] = (0.0003, 0.001, 0.003, 0.01)
-    max_eval_samples: int | None = None
-    layer: int | None = None
-    trust_remote_code: bool = False
+    model_config = ConfigDict(frozen=True)
+
+    only: Annotated[Sequence[str], BeforeValidator(_as_parts)] = setting(
+        [],
+        f"Parts to measure (default: all): {', '.join(NAMES)}.",
+        PARTS,
+        first=2,
+        metavar="PART,PART",
+        completes="parts",
+    )
+    seeds: int = setting(3, "Seeds of the noise on texts.", NOISE, ge=1, le=MOST)
+    rates: Annotated[Sequence[float], BeforeValidator(_as_numbers)] = setting(
+        [0.05, 0.1, 0.2], "Rates of the noise on texts.", NOISE, metavar="X,X"
+    )
+    radii: Annotated[Sequence[float], BeforeValidator(_as_numbers)] = setting(
+        [0.0003, 0.001, 0.003, 0.01], "Radii of the attack on the word embeddings.", NOISE, metavar="X,X"
+    )
+    layer: int | None = setting(
+        None,
+        "Layer whose states are averaged to sentence vectors, 0 for the embeddings (default: a middle one).",
+        NOISE,
+        ge=0,
+    )
+    trust_remote_code: bool = setting(
+        False, "Run code that the model brings along, whatever the run's own settings say.", MODEL
+    )
 
     @property
     def retrieval_alone(self) -> bool:
         """Whether nothing but sentence retrieval is asked for, which needs no rows of a run and no head."""
         return set(self.only) == {"retrieval"}
 
-    def __post_init__(self) -> None:
-        for name in self.only:
+    @field_validator("only")
+    @classmethod
+    def _known_parts(cls, only: Sequence[str]) -> Sequence[str]:
+        for name in only:
             if name not in NAMES:
-                raise SettingsError(f"--only: there is no part {name!r}; known are {', '.join(NAMES)}.{_near(name)}")
-        if self.seeds < 1:
-            raise SettingsError(f"--seeds: must be at least 1; got {self.seeds}.")
-        if not self.rates or not all(0 < rate <= 1 for rate in self.rates):
-            raise SettingsError(f"--rates: must be above 0 and at most 1; got {_joined(self.rates)}.")
-        if not self.radii or not all(0 < radius <= 1e6 for radius in self.radii):
-            raise SettingsError(f"--radii: must be above 0; got {_joined(self.radii)}.")
-        if self.max_eval_samples is not None and self.max_eval_samples < 1:
-            raise SettingsError(f"--max-eval-samples: must be at least 1; got {self.max_eval_samples}.")
-        if self.layer is not None and self.layer < 0:
-            raise SettingsError(f"--layer: must be at least 0; got {self.layer}.")
+                near = did_you_mean(name, NAMES)
+                raise SettingsError(f"--only: there is no part {name!r}; known are {', '.join(NAMES)}.{near}")
+        return only
 
+    @field_validator("rates")
+    @classmethod
+    def _shares(cls, rates: Sequence[float]) -> Sequence[float]:
+        if not rates or not all(0 < rate <= 1 for rate in rates):
+            raise ValueError("must be above 0 and at most 1")
+        return rates
 
-def _joined(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values) or "nothing"
-
-
-def _near(name: str) -> str:
-    return did_you_mean(name, NAMES)
+    @field_validator("radii")
+    @classmethod
+    def _lengths(cls, radii: Sequence[float]) -> Sequence[float]:
+        if not radii or not all(0 < radius <= 1e6 for radius in radii):
+            raise ValueError("must be above 0")
+        return radii

@@ -72,7 +72,7 @@ def candidate_label(names: Sequence[str], settings: Mapping[str, Any]) -> str:
 BASELINE = "none"
 
 
-def scalar(text: str) -> Any:
+def scalar(text: str, option: str = "--set") -> Any:
     """Read a value as in YAML, and numbers such as 1e-4 that YAML takes for text.
 
     Raises:
@@ -83,6 +83,6 @@ def scalar(text: str) -> Any:
     except ValueError:
         pass
     try:
-        return read_yaml(text, "--set")
+        return read_yaml(text, option)
     except SettingsError as error:
-        raise SettingsError(f"--set: the value {excerpt(text)} cannot be read.") from error
+        raise SettingsError(f"{option}: the value {excerpt(text)} cannot be read.") from error

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.heads.registry import HEADS
-from steadytune.settings.train import DATA, MODEL, ROWS_AND_HEAD, TrainSettings, as_names, setting
+from steadytune.settings.fields import DATA, MODEL, setting
+from steadytune.settings.groups import (
+    GroupingSettings,
+    HoldOutSettings,
+    LimitSettings,
+    RunSettings,
+    SmoothingSettings,
+    as_names,
+)
+from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
 
 FINE_TUNING = "Second phase"
@@ -19,13 +28,11 @@ FINE_TUNING = "Second phase"
 PAPER_DROPOUT = 0.1
 PAPER_DROPOUT_OF_TASK = {"mnli": 0.3, "cola": 0.05}
 
-_SECOND_PHASE = ("fine_tune_methods", "fine_tune_epochs", "fine_tune_learning_rate")
-
 #: Heads whose batches carry one tensor of labels.
 HEADS_TOGETHER = tuple(name for name, head in HEADS.items() if head.one_label_each)
 
 
-class MultiTaskSettings(TrainSettings):
+class MultiTaskSettings(SmoothingSettings, RunSettings, GroupingSettings, LimitSettings, HoldOutSettings):
     """Settings of multi-task training.
 
     Example:
@@ -36,38 +43,42 @@ class MultiTaskSettings(TrainSettings):
         [0.1, 0.3, 0.1]
     """
 
-    #: Of a run's settings, those that make no sense for several tasks.
-    left_out: ClassVar[frozenset[str]] = ROWS_AND_HEAD
-
     tasks: Annotated[list[str], BeforeValidator(as_names)] = setting(
-        [], "Named tasks, separated by commas; see `steadytune tasks`.", DATA, min_length=1
+        [],
+        "Named tasks, separated by commas; see `steadytune tasks`.",
+        DATA,
+        min_length=1,
+        first=2,
+        metavar="NAME,NAME",
+        completes="tasks",
     )
     task_dropout: str | None = setting(
-        None, "Dropout of the heads: 0.1, or mnli=0.3,cola=0.05 (else the SMART paper's: these).", MODEL
+        None, "Dropout of the heads: 0.1, or mnli=0.3,cola=0.05 (default: as in the SMART paper).", MODEL
     )
     fine_tune: bool = setting(
-        False, "Then fine-tune for each task, from the shared encoder and that task's head.", FINE_TUNING
+        False,
+        "Then fine-tune for each task, from the shared encoder and that task's head.",
+        FINE_TUNING,
+        determines=False,
     )
     fine_tune_methods: Annotated[list[str] | None, BeforeValidator(as_names)] = setting(
-        None, "Methods of the second phase (else those of the first).", FINE_TUNING
+        None, "Methods of the second phase (default: those of the first).", FINE_TUNING, determines=False
     )
     fine_tune_epochs: float | None = setting(
-        None, "Passes over the training rows in the second phase (else as in the first).", FINE_TUNING, gt=0
+        None,
+        "Passes over the training rows in the second phase (default: as in the first).",
+        FINE_TUNING,
+        determines=False,
+        gt=0,
     )
     fine_tune_learning_rate: float | None = setting(
-        None, "Peak learning rate of the second phase (else that of the first).", FINE_TUNING, gt=0, le=10
+        None,
+        "Peak learning rate of the second phase (default: that of the first).",
+        FINE_TUNING,
+        determines=False,
+        gt=0,
+        le=10,
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_task_is_none(cls, values: Any) -> Any:
-        given = values if isinstance(values, Mapping) else {}
-        for name in sorted(cls.left_out):
-            if given.get(name) is not None:
-                raise SettingsError(
-                    f"--{name.replace('_', '-')}: several tasks train together by their names (--tasks)."
-                )
-        return values
 
     @field_validator("tasks")
     @classmethod
@@ -111,13 +122,10 @@ class MultiTaskSettings(TrainSettings):
 
     def for_task(self, task: str, **changes: Any) -> TrainSettings:
         """The settings of a run of one of the tasks alone."""
-        own = {name: getattr(self, name) for name in TrainSettings.model_fields if name not in self.left_out}
+        shared = MultiTaskSettings.model_fields.keys() & TrainSettings.model_fields.keys()
+        own: dict[str, Any] = {name: getattr(self, name) for name in shared}
         own |= {"task": task, "train_size": per_task("--train-size", self.train_size, self.tasks).get(task)}
         return TrainSettings(**own | changes)
-
-    def first_phase(self) -> MultiTaskSettings:
-        """These settings without what concerns the second phase only, which does not make the first another run."""
-        return self.model_copy(update=dict.fromkeys(_SECOND_PHASE) | {"fine_tune": False})
 
     def second_phase(self, task: str, model: Path, folder: Path) -> TrainSettings:
         """The settings of fine-tuning for one task.
@@ -138,7 +146,7 @@ class MultiTaskSettings(TrainSettings):
     @property
     def label(self) -> str:
         """A short name of the run, safe as a folder name."""
-        return self.for_task(self.tasks[0]).label.replace(self.tasks[0], f"multitask-{'+'.join(self.tasks)}", 1)
+        return self.label_for(f"multitask-{'+'.join(self.tasks)}")
 
 
 def per_task(option: str, text: str | None, tasks: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steadytune.settings.train import TrainSettings
+    from steadytune.settings.fields import Settings
 
 #: The settings of each verb that has an option per setting, imported for the verb that is called.
 KINDS = {
@@ -18,7 +18,7 @@ KINDS = {
 }
 
 
-def kind_of(verb: str) -> type[TrainSettings]:
+def kind_of(verb: str) -> type[Settings]:
     """The settings of a verb.
 
     >>> kind_of("compare").__name__
@@ -38,7 +38,7 @@ def verbs_with(names: Iterable[str]) -> list[str]:
     return [verb for verb in KINDS if wanted <= kind_of(verb).model_fields.keys()]
 
 
-def of_another_verb(unknown: list[str], kind: type[TrainSettings], config: object) -> str:
+def of_another_verb(unknown: list[str], kind: type[Settings], config: object) -> str:
     """Say whose settings these are and what to do, or nothing where no other verb has them.
 
     Args:

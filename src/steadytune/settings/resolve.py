@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.settings.expressions import scalar
-from steadytune.settings.of_verbs import of_another_verb
+from steadytune.settings.fields import Settings, hint_on, with_fact
+from steadytune.settings.groups import flattened
+from steadytune.settings.of_verbs import of_another_verb, verbs_with
 from steadytune.settings.train import TrainSettings
 from steadytune.support.plain_yaml import read_yaml
 from steadytune.support.reading import SETTINGS, read_text
 from steadytune.support.secrets import refuse_secret_url
-from steadytune.support.text import excerpt, is_url
+from steadytune.support.text import is_url
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+def parse_assignments(assignments: list[str], option: str = "--set") -> dict[str, Any]:
     """Read ``["smart.weight=3"]``, values as in YAML.
 
     Raises:
@@ -34,8 +34,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     for entry in assignments:
         key, equals, text = entry.partition("=")
         if not equals or not key.strip() or not text.strip():
-            raise SettingsError(f"--set {entry}: write it as method.setting=value, e.g. smart.weight=3.")
-        values[key.strip()] = scalar(text.strip())
+            raise SettingsError(f"{option} {entry}: write it as method.setting=value, e.g. smart.weight=3.")
+        values[key.strip()] = scalar(text.strip(), option)
     return values
 
 
@@ -88,7 +88,7 @@ def at_scale(values: dict[str, Any], scale: str | None, config: str | Path | Non
 
 
 #: Settings that name a file or a folder.
-PATHS = ("train_file", "validation_file", "test_file", "data_dir", "output_dir", "model")
+PATHS = with_fact(TrainSettings, "path")
 
 
 def from_its_folder(values: Mapping[str, Any], config: str | Path) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _same_folder(one: Path, other: Path) -> bool:
         return False
 
 
-Settings = TypeVar("Settings", bound=TrainSettings)
+Kind = TypeVar("Kind", bound=Settings)
 
 
 def resolve_settings(
@@ -132,12 +132,12 @@ def resolve_settings(
 
 
 def resolve(
-    kind: type[Settings], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
-) -> Settings:
+    kind: type[Kind], options: Mapping[str, Any], config: str | Path | None = None, scale: str | None = None
+) -> Kind:
     """Put together defaults, configuration file and options; the later one wins.
 
     Args:
-        kind: `TrainSettings`, or a class made of it.
+        kind: the settings of a verb.
         options: given on the command line; ``None`` values count as not given.
         config: a YAML file.
         scale: which of the file's ``scales`` to take; its settings win over the file's others.
@@ -148,7 +148,7 @@ def resolve(
     if scale is not None and config is None:
         raise SettingsError(f"--scale {scale}: scales are in a configuration file; give one with --config.")
     values = from_its_folder(at_scale(read_config(config), scale, config), config) if config is not None else {}
-    values["set"] = _merged(values.get("set"), options.get("set"))
+    values = {name: value for name, value in values.items() if value is not None or _has(kind, name)}
     if values.get("trust_remote_code") and options.get("trust_remote_code") is None:
         raise SettingsError(
             f"--config {config}: trust_remote_code runs code that the model brings along, which a file cannot allow: "
@@ -156,13 +156,11 @@ def resolve(
         )
     if options.get("output_dir") is None:
         _refuse_url_of_file(values.get("output_dir"), config)
-    values |= {k: v for k, v in options.items() if v is not None and k != "set"}
-    if values["set"] is None:
-        del values["set"]
+    values = _merged(values, {name: value for name, value in options.items() if value is not None})
     try:
         return kind(**values)
-    except ValidationError as error:
-        raise SettingsError(_describe(error, config, kind)) from None
+    except SettingsError as error:
+        raise SettingsError(_with_file(error, kind, config)) from None
 
 
 #: URLs, separated by spaces, below which a configuration file may keep results.
@@ -187,34 +185,26 @@ def _refuse_url_of_file(output_dir: Any, config: str | Path | None) -> None:
         )
 
 
-def _merged(from_file: Any, from_options: Any) -> Any:
-    if not from_options:
-        return from_file
-    if from_file is not None and not isinstance(from_file, Mapping):
-        return from_file
-    # Both forms are allowed in the file, so let the model flatten it before the options are laid over it.
-    flat = TrainSettings(set=dict(from_file or {})).set
-    return flat | dict(from_options)
+def _has(kind: type[Settings], name: str) -> bool:
+    """Whether these settings have a name, or none have: what another verb has and a file leaves open is not given."""
+    return name in kind.model_fields or not verbs_with([name])
 
 
-def _describe(error: ValidationError, config: str | Path | None, kind: type[TrainSettings]) -> str:
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, SettingsError):  # a check of ours has said it all
-        return str(cause)
-    name = str(first["loc"][0]) if first["loc"] else "settings"
-    option = "--" + name.replace("_", "-")
-    if first["type"] == "extra_forbidden":
-        where = f"--config {config}: " if config is not None else ""
-        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
-        elsewhere = of_another_verb(unknown, kind, config) if config is not None else ""
-        return where + (elsewhere or f"there is no setting {name!r}.{did_you_mean(name, kind.model_fields)}")
-    problem, near = first["msg"][0].lower() + first["msg"][1:], ""
-    given = first["input"]
-    if first["type"] == "literal_error":
-        allowed = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
-        problem = f"must be one of {allowed}"
-        near = did_you_mean(str(given), allowed.replace("'", "").split(", "))
-    elif first["type"] == "bool_parsing":
-        problem = "must be true or false"
-    return f"{option}: {problem}; got {excerpt(given) if isinstance(given, str) else str(given)[:80]}.{near}"
+def _merged(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options laid over a file's values; settings of methods one by one."""
+    given, in_file = options.get("set"), values.get("set")
+    merged = values | options
+    if in_file is not None:
+        merged["set"] = {**flattened(in_file), **given} if given and isinstance(in_file, Mapping) else in_file
+    return merged
+
+
+def _with_file(error: SettingsError, kind: type[Settings], config: str | Path | None) -> str:
+    """What is wrong, with the file that says it where a name is unknown, and the verb that has the name."""
+    cause = error.__cause__
+    found = cause.errors() if isinstance(cause, ValidationError) else []
+    unknown = [str(e["loc"][0]) for e in found if e["type"] == "extra_forbidden"]
+    if config is None or not unknown or found[0]["type"] != "extra_forbidden":
+        return str(error)
+    elsewhere = of_another_verb(unknown, kind, config)
+    return f"--config {config}: " + (elsewhere or f"there is no setting {unknown[0]!r}.{hint_on(unknown[0], kind)}")

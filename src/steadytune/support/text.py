@@ -183,6 +183,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def safe_name(name: str) -> str:
+    """A name as one part of a path: letters, digits and ``+._-`` stay, all else becomes ``_``.
+
+    >>> safe_name("../runs/my run+smart(weight=3)")
+    '.._runs_my_run+smart_weight_3_'
+    """
+    return "".join(c if c.isalnum() or c in "+._-" else "_" for c in name)
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, on one line, with its type unless it is one of ours.
 

@@ -9,36 +9,18 @@ from transformers import TrainingArguments
 
 from steadytune.errors import SettingsError
 from steadytune.heads.registry import head_of
-from steadytune.settings.train import TrainSettings
+from steadytune.settings.fields import with_fact
+from steadytune.settings.groups import RunSettings, SmoothingSettings
 from steadytune.tasks.task import Head
 from steadytune.training.folder import RunFolder
 
 
-def training_arguments(settings: TrainSettings, folder: RunFolder, *, each_epoch: bool = True) -> TrainingArguments:
+def training_arguments(settings: RunSettings, folder: RunFolder, *, each_epoch: bool = True) -> TrainingArguments:
     """The arguments of the Trainer for these settings; ``each_epoch`` evaluates after each.
 
     Raises:
         SettingsError: this machine or this combination cannot do what is asked.
     """
-    same_name = [
-        "learning_rate",
-        "num_train_epochs",
-        "max_steps",
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-        "weight_decay",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "max_grad_norm",
-        "label_smoothing_factor",
-        "bf16",
-        "fp16",
-        "use_cpu",
-        "seed",
-        "logging_steps",
-        "save_total_limit",
-    ]
     if settings.max_steps == 0:
         raise SettingsError("--max-steps: must be -1 (use the epochs) or at least 1; got 0.")
     if settings.fp16 and (settings.use_cpu or not torch.cuda.is_available()):
@@ -55,7 +37,7 @@ def training_arguments(settings: TrainSettings, folder: RunFolder, *, each_epoch
         return TrainingArguments(
             output_dir=str(folder.checkpoints),
             **checkpointing,
-            **{name: getattr(settings, name) for name in same_name},
+            **{name: getattr(settings, name) for name in with_fact(type(settings), "trainer")},
             eval_strategy="epoch" if each_epoch else "no",
             save_strategy="epoch" if settings.save_steps is None else "steps",
             save_steps=settings.save_steps or 500,
@@ -68,7 +50,7 @@ def training_arguments(settings: TrainSettings, folder: RunFolder, *, each_epoch
         raise SettingsError(" ".join(str(error).split())) from error
 
 
-def refuse_label_smoothing(settings: TrainSettings, head: Head) -> None:
+def refuse_label_smoothing(settings: SmoothingSettings, head: Head) -> None:
     """Raise where the Trainer would leave label smoothing out in silence, or fail with it."""
     if settings.label_smoothing_factor > 0 and not head_of(head).smooths_labels:
         raise SettingsError(

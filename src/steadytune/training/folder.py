@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from steadytune.errors import DamagedCheckpointError, SettingsError
-from steadytune.settings.train import TrainSettings
+from steadytune.settings.fields import determining
+from steadytune.settings.groups import RunSettings
 from steadytune.support.atomic_files import sync_all, write_atomically, write_json
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.support.reading import RESULTS, SETTINGS, read_json, read_text
@@ -59,7 +60,7 @@ class RunFolder:
         self.record = path / "record.json"
         self.lock = path / "run.lock"
 
-    def check(self, settings: TrainSettings) -> None:
+    def check(self, settings: RunSettings) -> None:
         """Look whether the folder is this run's or free, and change nothing.
 
         Raises:
@@ -70,9 +71,9 @@ class RunFolder:
                 f"--output-dir {settings.output_dir}: a run is kept in a local folder; only `compare` writes to a URL."
             )
         refuse_links(self.path)
-        wanted = _comparable(settings.model_dump())
+        wanted = determining(type(settings), settings.model_dump())
         if self.config.is_file():
-            held = _comparable(_read_yaml(self.config))
+            held = determining(type(settings), _read_yaml(self.config))
             different = sorted((k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)), key=str)
             if different:
                 name = different[0]
@@ -93,7 +94,7 @@ class RunFolder:
             return entry.name.startswith(tuple(f"{path.name}." for path in own))
         return entry in own or (entry == self.checkpoints and not any(entry.iterdir()))
 
-    def claim(self, settings: TrainSettings) -> None:
+    def claim(self, settings: RunSettings) -> None:
         """Make the folder this run's, if it is not already.
 
         Raises:
@@ -108,7 +109,7 @@ class RunFolder:
         write_atomically(self.config, write_yaml(settings.model_dump()))
 
     @contextmanager
-    def held(self, settings: TrainSettings) -> Iterator[None]:
+    def held(self, settings: RunSettings) -> Iterator[None]:
         """Make the folder this run's, if it is not already, and keep other processes out of it.
 
         Raises:
@@ -280,11 +281,6 @@ def _readable_alike(folder: Path) -> None:
 
 def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": entry["step"], **entry}
-
-
-def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    # Where the folder lies, and how often it reports, does not make it another run.
-    return {k: v for k, v in values.items() if k not in ("output_dir", "logging_steps", "save_total_limit")}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

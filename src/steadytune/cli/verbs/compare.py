@@ -11,32 +11,39 @@ from typing import Any
 
 from rich.console import Console
 
-from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import Stopped
 from steadytune.comparison.candidates import candidates
 from steadytune.comparison.plan import places
 from steadytune.models.load import find_model
+from steadytune.settings.asked import FromFile
 from steadytune.settings.compare import CompareSettings
-from steadytune.settings.resolve import parse_assignments, resolve
+from steadytune.settings.fields import OUTPUT, setting
 from steadytune.support.text import counted
 from steadytune.training.rows import check_source
 
+SUMMARY = "Compare methods with tuned plain training over seeds, and report which differences hold up and their cost."
+PANEL = "Train"
+PLACE = 2
+EXAMPLE = "steadytune compare reviews.csv --methods none,smart --seeds 6"
 
-def run_comparison(given: TrainOptions) -> None:
+SETTINGS = CompareSettings
+
+
+class Options(FromFile):
+    """What `compare` can be asked for besides its settings."""
+
+    plan: bool = setting(False, "Show the planned runs and their cost without training.", OUTPUT, first=12)
+
+
+def run(settings: CompareSettings, options: Options) -> None:
     """Compare as asked and print the table of every task and size."""
-    options = dict(given.settings)
-    options["set"] = parse_assignments(options["set"] or [])
-    options["vary"] = parse_assignments(options["vary"] or []) or None
-    options["search"] = options["search"] or None
-    settings = resolve(CompareSettings, options, given.config, given.scale)
-
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     for place in places(settings):
         check_source(settings.run_settings(task=place.task, train_size=place.train_size))
     find_model(settings.model)
     compared = candidates(settings)
-    if "plan" in given.flags:
-        _show_plan(settings, quiet=given.quiet)
+    if options.plan:
+        _show_plan(settings, quiet=options.quiet)
         return
     from steadytune.cli.views.comparison import ComparisonReporter, show_comparison
     from steadytune.comparison.compare import compare
@@ -45,7 +52,7 @@ def run_comparison(given: TrainOptions) -> None:
 
     quiet_libraries()
     console = Console()
-    reporter = ComparisonReporter(console, given.quiet)
+    reporter = ComparisonReporter(console, options.quiet)
     data = ", ".join(settings.tasks) or settings.train_file
     reporter.note(
         f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {counted(settings.seeds, 'seed')}"
@@ -64,7 +71,7 @@ def run_comparison(given: TrainOptions) -> None:
     if remote is not None:
         remote.send_all()
         lies += f" (all of it in {remote.url})"
-    if not given.quiet:
+    if not options.quiet:
         show_comparison(console, found)
         reporter.note(lies)
 

@@ -10,10 +10,20 @@ from importlib import metadata
 from rich.console import Console
 
 from steadytune.errors import SteadytuneError
+from steadytune.settings.fields import Settings
 from steadytune.version import __version__
 
+SUMMARY = "Check this machine: versions, devices, the embedded demo, the Hub."
+PANEL = "What there is"
+PLACE = 4
+EXAMPLE = "steadytune doctor"
 
-def show_doctor() -> None:
+
+class Options(Settings):
+    """What `doctor` can be asked for: nothing."""
+
+
+def run(_options: Options) -> None:
     """Print one line per check; nothing is changed, and nothing but one connection to the Hub is tried."""
     console = Console()
 

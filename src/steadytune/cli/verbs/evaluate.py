@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from steadytune.comparison.kept_models import kept_models
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run, is_run
+from steadytune.settings.asked import Asked
 from steadytune.settings.evaluate import EvaluateOptions
+from steadytune.settings.fields import OUTPUT, setting
 from steadytune.support.text import printable
 
+SUMMARY = "Measure a trained model: robustness, calibration, smoothness, agreement with people, distance moved."
+PANEL = "Look at results"
+PLACE = 2
+EXAMPLE = "steadytune evaluate runs/first --only perturbations,calibration"
 
-def run_evaluation(
-    run: Path,
-    given: dict[str, Any],
-    output: Path | None,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+SETTINGS = EvaluateOptions
+
+
+class Options(Asked):
+    """What `evaluate` can be asked for besides its settings."""
+
+    run: Path = setting(
+        ...,
+        "Folder of a finished run; with --only retrieval also a model.",
+        OUTPUT,
+        metavar="RUN",
+        positional=True,
+        first=1,
+        required=True,
+    )
+    output: Path | None = setting(None, "File of the results (default: RUN/evaluation.json).", OUTPUT, metavar="FILE")
+    as_json: bool = setting(False, "Print the file instead of tables.", OUTPUT, option="--json")
+
+
+def run(settings: EvaluateOptions, options: Options) -> None:
     """Evaluate a run, or for retrieval any model, as asked and print tables, or the whole file as JSON."""
-    values = {name: value for name, value in given.items() if value is not None}
-    if "only" in values:
-        values["only"] = [name.strip().replace("-", "_") for name in values["only"].split(",") if name.strip()]
-        if not values["only"]:
-            raise SettingsError("--only: names no part; leave it out for all of them.")
-    for name in ("rates", "radii"):
-        if name in values:
-            values[name] = _numbers(f"--{name}", values[name])
-    options = EvaluateOptions(**values)
-    if is_run(run) or not options.retrieval_alone:
+    run, output, quiet = options.run, options.output, options.quiet or options.as_json
+    if is_run(run) or not settings.retrieval_alone:
         _refuse_comparison(run)
         check_run(run)
 
@@ -45,20 +54,20 @@ def run_evaluation(
     console = Console()
 
     def tell(line: str) -> None:
-        if not quiet and not as_json:
+        if not quiet:
             console.print(
                 printable(line), highlight=False, markup=False, soft_wrap=not console.is_terminal, style="dim"
             )
 
-    content = evaluate(run, options, output, tell)
-    if as_json:
+    content = evaluate(run, settings, output, tell)
+    if options.as_json:
         print(json.dumps(content, indent=2))
         return
     if quiet:
         return
     file = output or run / FILE_NAME
     try:
-        shown = list(tables(content, options.only))
+        shown = list(tables(content, settings.only))
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise SettingsError(f"{file}: is damaged ({error!r}); delete it to measure again.") from error
     for table in shown:
@@ -72,10 +81,3 @@ def _refuse_comparison(run: Path) -> None:
     folder = run.expanduser()
     if folder.is_dir() and not is_run(run) and (hint := kept_models(folder)):
         raise SettingsError(f"{run}: holds no run but a comparison{hint}")
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise SettingsError(f"{option} {text}: write numbers separated by commas, such as 0.05,0.1.") from None

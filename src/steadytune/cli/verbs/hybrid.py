@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.models.load import find_model
+from steadytune.settings.asked import FromFile
 from steadytune.settings.hybrid import TASK, HybridSettings
-from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 from steadytune.training.folder import RunFolder
 
+SUMMARY = "Train the hybrid network on WNLI: which noun does the pronoun refer to? (masked language models only)."
+PANEL = "Train"
+PLACE = 4
+EXAMPLE = "steadytune hybrid --model bert-base-uncased --methods smart"
 
-def run_hybrid(given: TrainOptions) -> None:
+SETTINGS, Options = HybridSettings, FromFile
+
+
+def run(settings: HybridSettings, options: FromFile) -> None:
     """Train as asked and print the scores before and after."""
-    options = dict(given.settings)
-    options["set"] = parse_assignments(options["set"] or [])
-    settings = resolve(HybridSettings, options, given.config, given.scale)
-
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     RunFolder(settings.folder).check(settings)
     find_model(settings.model)
@@ -28,11 +30,11 @@ def run_hybrid(given: TrainOptions) -> None:
     from steadytune.training.hybrid.run import train_hybrid
 
     console = Console()
-    reporter = ConsoleReporter(console, given.quiet)
+    reporter = ConsoleReporter(console, options.quiet)
     reporter.note(f"Hybrid network of {settings.model} on {TASK}, methods: {' + '.join(settings.methods)}")
     with told_how_to_go_on():
         result = train_hybrid(settings, reporter)
-    if given.quiet:
+    if options.quiet:
         return
     if result.was_finished:
         reporter.note("This run was finished before; these are its results.")

@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from steadytune.cli.views.console import show_lines
-from steadytune.errors import SettingsError, did_you_mean
+from steadytune.errors import SettingsError
 from steadytune.proposal.configuration import configuration, cost, recommended, seen
 from steadytune.proposal.first_look import Look, first_look
+from steadytune.settings.asked import Asked
+from steadytune.settings.fields import MODEL, OUTPUT, setting
+from steadytune.settings.groups import DataFolderSettings, FileSettings, TaskSettings
 from steadytune.settings.resolve import PATHS, resolve_settings
 from steadytune.support.atomic_files import write_atomically
 from steadytune.support.writing import make_folder
 
-VERBS = ("compare", "train")
+SUMMARY = "Look at your rows and write a commented configuration for `train` and `compare`."
+PANEL = "Before training"
+PLACE = 1
+EXAMPLE = "steadytune init reviews.csv"
 
 
-def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overwrite: bool, quiet: bool) -> None:
+class Options(Asked, FileSettings, TaskSettings, DataFolderSettings):
+    """What `init` can be asked for."""
+
+    model: str = setting(
+        "minilm", "Model whose tokenizer measures the lengths.", MODEL, first=3, metavar="NAME", min_length=1
+    )
+    verb: Literal["compare", "train"] = setting(
+        "compare", "Command the config is for: 'compare' or 'train'.", OUTPUT, first=4
+    )
+    output: Path = setting(Path("steadytune.yaml"), "File to write.", OUTPUT, first=10, metavar="FILE", short="-o")
+    overwrite: bool = setting(False, "Replace the file if it exists.", OUTPUT)
+
+
+#: What a configuration takes over from the options.
+ROWS_AND_MODEL = (*TaskSettings.model_fields, *FileSettings.model_fields, *DataFolderSettings.model_fields, "model")
+
+
+def run(options: Options) -> None:
     """Write the file, and print what was seen and the next command."""
+    given = {name: value for name in ROWS_AND_MODEL if (value := getattr(options, name)) is not None}
+    verb, output = options.verb, options.output
     if "task" not in given and "train_file" not in given:
         raise SettingsError(
             "Nothing to look at: give your rows, as in `steadytune init train.csv`, or --task movie-reviews."
         )
-    if verb not in VERBS:
-        raise SettingsError(f"--verb {verb}: is none of {', '.join(VERBS)}.{did_you_mean(verb, VERBS)}")
-    if output.exists() and not overwrite:
+    if output.exists() and not options.overwrite:
         raise SettingsError(f"{output}: exists; give another --output, or --overwrite.")
     if "test_file" not in given and "task" not in given:
         given = given | {"hold_out": True}
@@ -35,7 +58,7 @@ def write_configuration(given: dict[str, Any], output: Path, verb: str, *, overw
     text = configuration(look, _as_seen_from(output.parent, given), verb, str(output))
     make_folder(output.parent)
     write_atomically(output, text)
-    if not quiet:
+    if not options.quiet:
         _show(look, output, verb)
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.cli.views.console import PlainTable
 from steadytune.models.load import find_model
+from steadytune.settings.asked import FromFile
 from steadytune.settings.multi_task import MultiTaskSettings
-from steadytune.settings.resolve import parse_assignments, resolve
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 from steadytune.training.folder import RunFolder
@@ -22,25 +21,29 @@ if TYPE_CHECKING:
     from steadytune.training.multi_task.run import MultiTaskResult
 
 
-def run_multi_task(given: TrainOptions) -> None:
-    """Train as asked and print the scores of every task before and after."""
-    options = dict(given.settings)
-    options["set"] = parse_assignments(options["set"] or [])
-    settings = resolve(MultiTaskSettings, options, given.config, given.scale)
+SUMMARY = "Train one encoder on several tasks, with a head for each (MT-DNN), and optionally fine-tune for each task."
+PANEL = "Train"
+PLACE = 3
+EXAMPLE = "steadytune multitask --tasks rte,mrpc,sst2 --methods smart --fine-tune"
 
+SETTINGS, Options = MultiTaskSettings, FromFile
+
+
+def run(settings: MultiTaskSettings, options: FromFile) -> None:
+    """Train as asked and print the scores of every task before and after."""
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
-    RunFolder(settings.folder).check(settings.first_phase())
+    RunFolder(settings.folder).check(settings)
     find_model(settings.model)
     quiet_libraries()
     from steadytune.cli.views.console import ConsoleReporter
     from steadytune.training.multi_task.run import train_together
 
     console = Console()
-    reporter = ConsoleReporter(console, given.quiet)
+    reporter = ConsoleReporter(console, options.quiet)
     reporter.note(f"{settings.model} on {', '.join(settings.tasks)}, methods: {' + '.join(settings.methods)}")
     with told_how_to_go_on():
         result = train_together(settings, reporter)
-    if given.quiet:
+    if options.quiet:
         return
     if result.was_finished:
         reporter.note("The first phase was finished before; these are its results.")

@@ -7,11 +7,28 @@ from pathlib import Path
 from rich.console import Console
 
 from steadytune.errors import SettingsError, SteadytuneError
+from steadytune.settings.asked import Asked
+from steadytune.settings.fields import OUTPUT, setting
 from steadytune.support.text import printable
 
+SUMMARY = "Write a comparison's report: one HTML page, Markdown, CSV, JSON and a model card."
+PANEL = "Look at results"
+PLACE = 1
+EXAMPLE = "steadytune report runs/first"
 
-def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
+
+class Options(Asked):
+    """What `report` can be asked for."""
+
+    runs: Path = setting(
+        ..., "Output folder of a comparison.", OUTPUT, metavar="RUNS", positional=True, required=True, first=1
+    )
+    output_dir: Path | None = setting(None, "Where to write (default: into RUNS).", OUTPUT, metavar="DIR")
+
+
+def run(options: Options) -> None:
     """Write every form of the report, and print the verdict and where the files lie."""
+    folder, output = options.runs, options.output_dir
     if not folder.is_dir():
         raise SettingsError(f"{folder} is no folder: give the output folder of `steadytune compare`.")
     from steadytune.reporting.report import report
@@ -23,7 +40,7 @@ def write_report(folder: Path, output: Path | None, *, quiet: bool) -> None:
         if isinstance(error, SteadytuneError):
             raise
         raise SettingsError(f"{folder}: its files hold what no comparison has ({error!r}).") from error
-    if quiet:
+    if options.quiet:
         return
     console = Console()
     if made.missing:

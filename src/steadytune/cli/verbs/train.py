@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from steadytune.cli.options import TrainOptions
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.models.load import find_model
-from steadytune.settings.resolve import parse_assignments, resolve_settings
+from steadytune.settings.asked import FromFile
+from steadytune.settings.train import TrainSettings
 from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 from steadytune.training.folder import RunFolder
 from steadytune.training.rows import check_source
 
+SUMMARY = "Fine-tune a model of any head (classes, numbers, tags, answers, text) on a named task or on your own rows."
+PANEL = "Train"
+PLACE = 1
+EXAMPLE = "steadytune train reviews.csv --methods smart"
+
+SETTINGS, Options = TrainSettings, FromFile
+
 #: Bytes of checkpoints from which on they are worth a line.
 LARGE = 50_000_000
 
 
-def run_training(given: TrainOptions) -> None:
+def run(settings: TrainSettings, options: FromFile) -> None:
     """Train as asked and print the scores before and after."""
-    options = dict(given.settings)
-    options["set"] = parse_assignments(options["set"] or [])
-    settings = resolve_settings(options, given.config, given.scale)
-
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     check_source(settings)
     RunFolder(settings.folder).check(settings)
@@ -36,12 +39,12 @@ def run_training(given: TrainOptions) -> None:
     from steadytune.training.transfer import mean_gap
 
     console = Console()
-    reporter = ConsoleReporter(console, given.quiet)
+    reporter = ConsoleReporter(console, options.quiet)
     data = settings.task or settings.train_file
     reporter.note(f"{settings.model} on {data}, methods: {' + '.join(settings.methods)}")
     with told_how_to_go_on():
         result = train(settings, reporter)
-    if given.quiet:
+    if options.quiet:
         return
     if result.was_finished:
         reporter.note("This run was finished before; these are its results.")

@@ -74,7 +74,7 @@ def train_together(settings: MultiTaskSettings, reporter: Reporter | None = None
     """
     reporter = reporter or Silent()
     folder = RunFolder(settings.folder)
-    folder.check(settings.first_phase())
+    folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
     second = settings.fine_tune_methods
     build_methods(settings.methods if second is None else second, settings.method_settings())
@@ -119,7 +119,7 @@ def _first_phase(
         for note in own.notes:
             reporter.note(f"{task}: {note}")
     run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
-    with folder.held(settings.first_phase()):  # only now, so that a mistake leaves no folder behind
+    with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         return run.finish(metrics)
 
 

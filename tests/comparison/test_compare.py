@@ -726,10 +726,11 @@ def test_the_command_line_shows_estimate_progress_table_and_report(options, caps
     assert "12 runs; about " in out
     assert "12/12 " in out
     assert "leader " in out
-    for text in ("candidate", "mean (sd)", "median", "best", "gain [95 % exact]", "p (Holm)", "time/update", "memory"):
+    for text in ("candidate", "mean ± sd", "log loss", "gain", "95 % exact", "p (Holm)", "step", "memory", "8 rows"):
         assert text in out
     assert "no p < 0.05 is possible" in out
-    assert out.rstrip().endswith("Report: out/report.html")
+    assert "Report: out/report.html" in out
+    assert out.rstrip().splitlines()[-1].startswith("Too few seeds: "), "the verdict is the last thing said"
     assert main([*command(options, methods="smart", vary="smart.weight=1,3"), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steadytune.comparison.kinds import CandidateFacts
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.expressions import BASELINE, candidate_label, read_candidate
@@ -22,6 +23,8 @@ class Candidate:
         set: settings of methods, as `TrainSettings.set`.
         relative_cost: arithmetic of a step by the methods' own account; plain is 1.
         more_updates: factor of the number of updates, for plain training with equal compute.
+        varied: settings that the comparison varies, with the values of this candidate.
+        varied_from: label of the candidate that these vary.
     """
 
     label: str
@@ -29,6 +32,14 @@ class Candidate:
     set: Mapping[str, Any] = field(default_factory=dict)
     relative_cost: float = 1.0
     more_updates: float = 1.0
+    varied: Mapping[str, Any] = field(default_factory=dict)
+    varied_from: str | None = None
+
+    @property
+    def facts(self) -> CandidateFacts:
+        """What it is, for the records of its runs."""
+        kind = "method" if self.names else "plain" if self.more_updates == 1.0 else "longer plain"
+        return CandidateFacts(kind, self.more_updates, self.varied, self.varied_from)
 
     def with_settings(self, more: Mapping[str, Any], memory: str = "full") -> Candidate:
         """The same with other settings, as a search found them, for runs of this ``memory`` setting."""
@@ -60,12 +71,24 @@ def candidates(settings: CompareSettings) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     used: set[str] = set()
 
-    def add(names: Sequence[str], values: dict[str, Any], label: str) -> None:
+    def add(
+        names: Sequence[str],
+        values: dict[str, Any],
+        label: str,
+        key: str | None = None,
+        varied_from: str | None = None,
+    ) -> None:
         nested = TrainSettings(methods=list(names) or [BASELINE], set=values).method_settings()
         built = build_methods(names, nested)
         identity = repr(identify(built))
         cost = _relative_cost(built, settings.memory)
-        found.setdefault(identity, Candidate(label, tuple(names), values, cost))
+        candidate = found.setdefault(identity, Candidate(label, tuple(names), values, cost))
+        if key is not None:
+            found[identity] = replace(
+                candidate,
+                varied={**candidate.varied, key: values[key]},
+                varied_from=candidate.varied_from or varied_from,
+            )
 
     for names, own, label in [((), {}, BASELINE), *asked]:
         known = set(names) | {m.name for m in build_methods(names)}
@@ -78,7 +101,7 @@ def candidates(settings: CompareSettings) -> list[Candidate]:
                 continue
             used.add(key)
             for value in values:
-                add(names, {**base, key: value}, candidate_label(names, {**own, key: value}))
+                add(names, {**base, key: value}, candidate_label(names, {**own, key: value}), key, label)
     for key in [*settings.set, *settings.vary]:
         if key not in used:
             in_use = sorted({name for names, _, _ in asked for name in names})

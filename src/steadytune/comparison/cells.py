@@ -94,6 +94,7 @@ class PreparedCell:
             retry_failed=self.settings.retry_failed,
             fingerprint=self.fingerprint,
             each_epoch=self.settings.evaluate_each_epoch,
+            facts=candidate.facts,
             evaluate=tuple(self.settings.evaluate) if evaluate_test else (),
         )
 

@@ -21,7 +21,12 @@ def kept_record(plan: RunPlan) -> RunRecord | None:
     if found.status == "finished" and plan.evaluate_test and found.metrics.get("skipped"):
         return None
     metrics = found.metrics if plan.evaluate_test else _without_tests(found.metrics)
-    return replace(found, candidate=plan.candidate, metrics=metrics)
+    return as_planned(replace(found, metrics=metrics), plan)
+
+
+def as_planned(record: RunRecord, plan: RunPlan) -> RunRecord:
+    """A record under the name of the candidate it is planned for: two comparisons may call the same run otherwise."""
+    return replace(record, candidate=plan.candidate, facts=plan.facts)
 
 
 def _without_tests(metrics: Mapping[str, Any]) -> dict[str, Any]:

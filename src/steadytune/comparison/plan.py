@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steadytune.comparison.kinds import CandidateFacts
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.train import TrainSettings
 
@@ -33,6 +34,7 @@ class RunPlan:
         retry_failed: make the run again if it failed before.
         fingerprint: digests of code, data and model, for the record.
         each_epoch: also look at the validation split after each epoch.
+        facts: what the candidate is.
         evaluate: parts of `steadytune evaluate` to measure once it is trained.
     """
 
@@ -46,6 +48,7 @@ class RunPlan:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     each_epoch: bool = False
     evaluate: Sequence[str] = ()
+    facts: CandidateFacts | None = None
 
     @property
     def folder(self) -> Path:
@@ -64,13 +67,16 @@ class RunPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**self.__dict__, "settings": self.settings.model_dump(mode="json")}
+        facts = None if self.facts is None else dict(vars(self.facts))
+        return {**self.__dict__, "settings": self.settings.model_dump(mode="json"), "facts": facts}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunPlan:
         """Read what `as_json` made."""
         parts = tuple(content.get("evaluate", ()))
-        return cls(**{**content, "settings": TrainSettings(**content["settings"]), "evaluate": parts})
+        facts = CandidateFacts(**content["facts"]) if content.get("facts") else None
+        settings = TrainSettings(**content["settings"])
+        return cls(**{**content, "settings": settings, "evaluate": parts, "facts": facts})
 
 
 def places(settings: CompareSettings) -> list[CellKey]:

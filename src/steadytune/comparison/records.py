@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from steadytune.comparison.kinds import CandidateFacts, facts_of_label
 from steadytune.errors import SettingsError
 from steadytune.settings.expressions import BASELINE
 from steadytune.support.reading import COMPARISON, read_json
@@ -41,6 +42,7 @@ class RunRecord:
         training: ``updates``, ``seconds``, ``seconds_per_update`` (median), ``peak_memory_bytes``,
             ``curve`` ``[[update, loss], ...]``, ``validation_curve`` ``[[epoch, main metric], ...]``.
         environment: versions and machine, and the commit if it is known.
+        facts: what the candidate is; records of earlier versions lack it, and it is read from their label.
     """
 
     key: str
@@ -56,6 +58,16 @@ class RunRecord:
     metrics: Mapping[str, Any]
     training: Mapping[str, Any]
     environment: Mapping[str, Any]
+    facts: CandidateFacts | None = None
+
+    @property
+    def what(self) -> CandidateFacts:
+        """What the candidate is."""
+        return self.facts or facts_of_label(self.candidate)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, sharing those of the record."""
+        return {**vars(self), "facts": dict(vars(self.what))}
 
     def score(self, split: str, metric: str) -> float | None:
         """The value of a metric after training.
@@ -99,6 +111,10 @@ class Cell:
         names = dict.fromkeys(run.candidate for run in self.runs)
         return tuple(sorted(names, key=lambda name: name != BASELINE))
 
+    def what(self, candidate: str) -> CandidateFacts:
+        """What a candidate of the compared runs is."""
+        return self.of(candidate)[0].what
+
     def of(self, candidate: str) -> tuple[RunRecord, ...]:
         """The compared runs of one candidate."""
         return tuple(run for run in self.runs if run.candidate == candidate)
@@ -107,7 +123,7 @@ class Cell:
         """Plain values, sharing those of the runs."""
         return {
             **vars(self),
-            **{name: [dict(vars(run)) for run in getattr(self, name)] for name in ("tuning", "runs")},
+            **{name: [run.as_json() for run in getattr(self, name)] for name in ("tuning", "runs")},
         }
 
     def scores(self, candidate: str, split: str) -> dict[int, float | None]:

@@ -56,13 +56,16 @@ def candidate_lines(view: CellView, points_of: Callable[[RunRecord], Any]) -> tu
     lines = []
     for candidate in view.cell.candidates:
         runs = [_points(points_of(run)) for run in view.cell.of(candidate) if run.status == "finished"]
-        line = _mean_line(label(candidate), view.slots[candidate], [points for points in runs if points])
+        dashed = view.cell.what(candidate).kind == "longer plain"
+        line = _mean_line(
+            label(candidate), view.slots[candidate], [points for points in runs if points], dashed=dashed
+        )
         if line is not None:
             lines.append(line)
     return tuple(lines)
 
 
-def _mean_line(name: str, slot: int, runs: Sequence[Mapping[float, float]]) -> Line | None:
+def _mean_line(name: str, slot: int, runs: Sequence[Mapping[float, float]], *, dashed: bool) -> Line | None:
     """The mean over the runs where all of them were measured, thinned; the longest run alone if they share nothing."""
     if not runs:
         return None
@@ -76,7 +79,7 @@ def _mean_line(name: str, slot: int, runs: Sequence[Mapping[float, float]]) -> L
     shared = [*shared[:-1][::every], shared[-1]]
     points = tuple((x, sum(run[x] for run in runs) / len(runs)) for x in shared)
     band = tuple((x, min(run[x] for run in runs), max(run[x] for run in runs)) for x in shared)
-    return Line(name, slot, points, band if len(runs) > 1 else (), dashed=slot == 0 and name != "plain")
+    return Line(name, slot, points, band if len(runs) > 1 else (), dashed=dashed)
 
 
 def _points(values: Any) -> dict[float, float]:
@@ -171,20 +174,16 @@ def _unit(view: CellView) -> str:
 
 
 def _sweep(view: CellView, key: str, values: Sequence[Any]) -> CurveView:
-    method, _, name = key.rpartition(".")
-    varied: dict[tuple[str, ...], dict[int, MethodView]] = {}
-    bases: dict[tuple[str, ...], MethodView] = {}
-    for found in view.main.tested[1:]:
-        run = view.cell.of(found.statistics.candidate)[0]
-        value = run.method_settings.get(method, {}).get(name)
-        if value in values and name in found.label:
-            varied.setdefault(run.methods, {})[list(values).index(value)] = found
-        elif "(" not in found.label:
-            bases[run.methods] = found
+    varied: dict[str, dict[int, MethodView]] = {}
+    bases = {found.statistics.candidate: found for found in view.main.tested[1:]}
+    for found in bases.values():
+        what = view.cell.what(found.statistics.candidate)
+        if what.varied_from is not None and what.varied.get(key) in values:
+            varied.setdefault(what.varied_from, {})[list(values).index(what.varied[key])] = found
     lines = []
-    for methods, places in varied.items():
+    for varied_from, places in varied.items():
         missing = [i for i in range(len(values)) if i not in places]
-        base = bases.get(methods)
+        base = bases.get(varied_from)
         if base is not None and len(missing) == 1:  # equal to the defaults, so it was trained once, under that name
             places[missing[0]] = base
         gains = [(float(i), places[i].gain) for i in sorted(places)]
@@ -192,7 +191,7 @@ def _sweep(view: CellView, key: str, values: Sequence[Any]) -> CurveView:
         band = tuple((x, *gain.interval) for x, gain in gains if gain is not None and gain.interval)
         if len(points) > 1:
             slot = (base or next(iter(places.values()))).slot
-            lines.append(Line(plain_text("+".join(methods)), slot, points, band))
+            lines.append(Line(plain_text(varied_from), slot, points, band))
     plain = Line("plain", 0, ((0.0, 0.0), (float(len(values) - 1), 0.0)), dashed=True)
     ticks = tuple((float(i), plain_text(f"{v:g}" if is_number(v) else v)) for i, v in enumerate(values))
     y_label = f"gain in {plain_text(view.cell.metric)} over plain training"

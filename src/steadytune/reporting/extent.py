@@ -19,12 +19,20 @@ EXTENTS = ((5000, 1), (1000, 2))
 Value = TypeVar("Value")
 
 
-def most_gaining(methods: Sequence[MethodView], most: int = METHODS) -> tuple[MethodView, ...]:
-    """Plain training and, of more methods than ``most``, those that gain most, in their order."""
+def most_telling(methods: Sequence[MethodView], most: int = METHODS) -> tuple[MethodView, ...]:
+    """Plain training and, of more methods than ``most``, the largest gains and losses and what is beyond chance.
+
+    All that is beyond chance is drawn, up to twice as many.
+    """
     plain, others = methods[:1], methods[1:]
     if len(others) > most:
-        ranked = sorted(others, key=lambda m: m.gain.mean if m.gain is not None else -float("inf"), reverse=True)
-        kept = {id(method) for method in ranked[:most]}
+        found = [m for m in others if m.statistics.finding in ("better", "worse")][: 2 * most]
+        rest = sorted((m for m in others if m.gain is not None), key=lambda m: m.gain.mean if m.gain else 0.0)
+        both_ends = [m for pair in zip(reversed(rest), rest, strict=True) for m in pair]
+        kept = {id(m) for m in found}
+        for method in both_ends:
+            if len(kept) < most:
+                kept.add(id(method))
         others = [method for method in others if id(method) in kept]
     return (*plain, *others)
 
@@ -58,7 +66,10 @@ def left_out(methods: Sequence[MethodView], drawn: Sequence[MethodView]) -> str:
     seeds = max((len(method.scores) for method in methods), default=0)
     parts = []
     if len(drawn) < len(methods):
-        parts.append(f"Drawn are the {len(drawn) - 1} of {len(methods) - 1} methods that gain most.")
+        parts.append(
+            f"Drawn are {len(drawn) - 1} of {len(methods) - 1} methods: the largest gains, the largest losses, and "
+            "what is beyond chance."
+        )
     if seeds > SEEDS:
         parts.append(f"Of {seeds:,} seeds {SEEDS} are drawn one by one.")
     return " ".join(parts)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from steadytune.reporting import plots
 from steadytune.reporting.curves import CurveView, size_curves, sweep_curves, training_curves
-from steadytune.reporting.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_gaining
+from steadytune.reporting.extent import METHODS, cells_with_plots, fewer_lines, left_out, most_telling
 from steadytune.reporting.measured import calibration_curves, robustness_curves
 from steadytune.reporting.svg import Draw, inline
 from steadytune.reporting.views import CellView, MethodView, ReportData
@@ -52,7 +52,7 @@ def figures(data: ReportData) -> Figures:
 
 def _of_cell(view: CellView, name: str) -> list[Picture]:
     metric = f"{plain_text(view.cell.metric)} on {view.main.name}"
-    tested = most_gaining(view.main.tested)
+    tested = most_telling(view.main.tested)
     omitted = left_out(view.main.tested, tested)
     drawn: list[Picture] = []
 

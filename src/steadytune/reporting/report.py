@@ -18,6 +18,7 @@ from markupsafe import escape
 from steadytune.comparison.records import Comparison, RunRecord, read_comparison
 from steadytune.comparison.unfinished import unfinished
 from steadytune.reporting import words
+from steadytune.reporting.columns import columns, groups, spread_of
 from steadytune.reporting.measured import calibration_rows, figure_rows, with_evaluations
 from steadytune.reporting.model_card import model_cards
 from steadytune.reporting.views import CellView, ReportData, report_data
@@ -33,6 +34,7 @@ FILTERS = {
     **{name: getattr(text, name) for name in (
         "plain_text", "number", "signed", "interval_or_dash", "ratio", "chance", "rate", "duration", "percent",
     )},
+    "spread_of": spread_of,
 }  # fmt: skip
 #: Runs of a comparison whose json file is laid out for people.
 LAID_OUT = 1000
@@ -98,7 +100,8 @@ class Report:
             {
                 "task": view.cell.task,
                 "train_size": view.cell.train_size,
-                "verdict": asdict(view.verdict),
+                "verdict": {**asdict(view.verdict), "sentence": view.verdict.sentence},
+                "trust": asdict(view.trust),
                 "statistics": [asdict(split.statistics) for split in view.splits],
             }
             for view in self.data.cells
@@ -190,6 +193,8 @@ class Report:
             "comparison": self.comparison,
             "missing": self.missing,
             "version": __version__,
+            "columns": columns,
+            "column_groups": lambda statistics: groups(columns(statistics)),
             "calibration_rows": calibration_rows,
             "figure_rows": figure_rows,
         }

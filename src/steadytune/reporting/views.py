@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,17 +11,16 @@ from typing import Any
 from steadytune.comparison.environments import differences
 from steadytune.comparison.records import Cell, Comparison, RunRecord
 from steadytune.comparison.statistics.cells import (
-    LONGER_PLAIN,
     CandidateStatistics,
     CellStatistics,
     Paired,
     Summary,
     compare_cell,
 )
+from steadytune.comparison.statistics.trust import Trust, trust
 from steadytune.comparison.statistics.verdict import Verdict, headline, verdict
 from steadytune.reporting.published import Beside, beside_published
 from steadytune.reporting.words import label, size
-from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import plain_text
 
 
@@ -100,9 +98,10 @@ class SplitView:
         return tuple(m for m in self.methods if m.statistics.equal_compute is not None)
 
     @property
-    def has_failures(self) -> bool:
-        """Whether a run gave no score."""
-        return any(m.summary.failed for m in self.methods)
+    def ordered(self) -> tuple[MethodView, ...]:
+        """All candidates as tables show them: plain training, then by gain."""
+        views = {m.statistics.candidate: m for m in self.methods}
+        return tuple(views[row.candidate] for row in self.statistics.by_gain)
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ class CellView:
     verdict: Verdict
     splits: tuple[SplitView, ...]
     slots: Mapping[str, int]
+    trust: Trust
 
     @property
     def main(self) -> SplitView:
@@ -202,17 +202,27 @@ class ReportData:
 
     @cached_property
     def sentence(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in words."""
         return plain_text(headline((view.main.statistics, view.verdict) for view in self.cells))
 
     @cached_property
-    def first_and_rest(self) -> tuple[str, str]:
-        """The verdict as one sentence for a heading, and what follows it: the figures behind it, and more."""
-        first, *rest = re.split(r"(?<=[^.]\.)\s+(?=[A-Z])", self.sentence, maxsplit=1)
-        evidence = re.fullmatch(r"(.*\S) \(([^()]*)\)\.", first)
-        if evidence and len(self.cells) == 1:
-            first, rest = f"{evidence[1]}.", [f"{evidence[2][:1].upper()}{evidence[2][1:]}.", *rest]
-        return first, " ".join(rest)
+    def claim(self) -> str:
+        """The verdict as one sentence, for a heading."""
+        return plain_text(self.cells[0].verdict.claim) + "." if len(self.cells) == 1 else self.sentence
+
+    @cached_property
+    def reasons(self) -> str:
+        """The figures behind the claim, and what else a reader must know; empty for several cells."""
+        if len(self.cells) != 1:
+            return ""
+        found = self.cells[0].verdict
+        evidence = f"{found.evidence[:1].upper()}{found.evidence[1:]}." if found.evidence else ""
+        return plain_text(" ".join(part for part in (evidence, found.further) if part))
+
+    @property
+    def chose_rates(self) -> bool:
+        """Whether any learning rate was chosen among several."""
+        return any(len(view.learning_rates) > 1 for view in self.cells)
 
     @property
     def badge(self) -> str:
@@ -262,7 +272,8 @@ class ReportData:
 def report_data(comparison: Comparison) -> ReportData:
     """Work out all that the report shows."""
     names = dict.fromkeys(name for cell in comparison.cells for name in cell.candidates)
-    methods = [name for name in names if name != BASELINE and not LONGER_PLAIN.fullmatch(name)]
+    kinds = {name: cell.what(name).kind for cell in comparison.cells for name in cell.candidates}
+    methods = [name for name in names if kinds[name] == "method"]
     slots = dict.fromkeys(names, 0) | {name: place + 1 for place, name in enumerate(methods)}
     return ReportData(comparison, tuple(_cell_view(cell, slots) for cell in comparison.cells if cell.runs))
 
@@ -277,4 +288,6 @@ def _cell_view(cell: Cell, slots: Mapping[str, int]) -> CellView:
         ]
         splits.append(SplitView(plain_text(split), statistics, tuple(methods)))
     title = f"{plain_text(cell.task)}, {size(cell.train_size)}"
-    return CellView(title, cell, verdict(splits[0].statistics), tuple(splits), slots)
+    return CellView(
+        title, cell, verdict(splits[0].statistics), tuple(splits), slots, trust(cell, splits[0].statistics)
+    )

@@ -72,8 +72,8 @@ def run(settings: CompareSettings, options: Options) -> None:
         remote.send_all()
         lies += f" (all of it in {remote.url})"
     if not options.quiet:
-        show_comparison(console, found)
         reporter.note(lies)
+        show_comparison(console, found)
 
 
 def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics, compare_cell
+from steadytune.comparison.statistics.cells import CellStatistics, compare_cell
 from steadytune.comparison.statistics.paired_tests import Paired
+from steadytune.comparison.statistics.trust import trust
 from steadytune.comparison.statistics.verdict import verdict
+from steadytune.reporting.columns import columns
 from steadytune.reporting.words import label, size
-from steadytune.support.text import chance, duration, interval_or_dash, number, printable, rate, ratio, signed
+from steadytune.support.text import chance, duration, interval_or_dash, printable, rate, signed
 
 if TYPE_CHECKING:
     from steadytune.comparison.plan import RunPlan
@@ -117,62 +120,64 @@ def _run_label(plan: RunPlan) -> str:
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print the table and the verdict of every task, size and test split, and what failed."""
+    """Print the table of every task, size and test split, what failed, what casts doubt, and the verdicts last."""
+    verdicts = []
     for cell in comparison.cells:
-        for split in cell.test_splits or ("validation",):
-            statistics = compare_cell(cell, split)
-            for table in _tables(statistics, console.width):
-                console.print()
-                console.print(table)
+        if not cell.runs:
+            continue
+        splits = cell.test_splits or ("validation",)
+        found = [compare_cell(cell, split) for split in splits]
+        for statistics in found:
+            console.print()
+            console.print(_table(statistics, console.width))
             for note in (*_equal_compute(statistics), *statistics.notes):
-                console.print(printable(note), highlight=False, markup=False, soft_wrap=not console.is_terminal)
-            if split == (cell.test_splits or ("validation",))[0]:
-                sentence = printable(verdict(statistics).sentence)
-                console.print(sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)
+                _line(console, note)
         for run in (*cell.tuning, *cell.runs):
             if run.status != "finished":
                 what = f"{run.candidate}, learning rate {rate(run.learning_rate)}, seed {run.seed}"
-                line = printable(f"{run.status}: {what}: {run.error}")
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(
+                    printable(f"{run.status}: {what}: {run.error}"), highlight=False, markup=False, soft_wrap=True
+                )
+        checked = trust(cell, found[0])
+        console.print()
+        for fact in checked.facts:
+            _line(console, fact)
+        for doubt in checked.doubts:
+            _line(console, f"Doubt: {doubt.text} Try: {doubt.remedy}")
+        where = f"{cell.task}, {size(cell.train_size)}: " if len(comparison.cells) > 1 else ""
+        verdicts.append(f"{where}{verdict(found[0]).sentence}")
+    console.print()
+    for sentence in verdicts:
+        _line(console, sentence, style="bold")
 
 
-#: Columns of a terminal that the whole table takes.
-WIDE = 140
-
-#: Of the gain over plain training, seed by seed, with the interval that the verdict's p-value belongs to.
-GAIN = "gain [95 % exact]"
-
-COLUMNS: tuple[tuple[str, Callable[[CandidateStatistics], str]], ...] = (
-    ("learning rate", lambda row: rate(row.learning_rate)),
-    ("n", lambda row: f"{row.summary.n}" + (f" ({row.summary.failed} lost)" if row.summary.failed else "")),
-    ("mean (sd)", lambda row: _mean(row)),
-    ("median", lambda row: number(row.summary.median)),
-    ("best", lambda row: number(row.summary.best)),
-    (GAIN, lambda row: _gain(row)),
-    ("p (Holm)", lambda row: "" if row.holm_p is None else chance(row.holm_p)),
-    ("time/update", lambda row: ratio(row.costs.seconds_per_update)),
-    ("time", lambda row: ratio(row.costs.seconds)),
-    ("memory", lambda row: ratio(row.costs.peak_memory)),
-)
-SCORES = 5
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _tables(statistics: CellStatistics, width: int) -> list[Table]:
-    """One table, or two below each other where the terminal is narrow."""
-    parts = (COLUMNS,) if width >= WIDE else (COLUMNS[:SCORES], COLUMNS[SCORES:])
-    title = f"{statistics.task}, {size(statistics.train_size)}: {statistics.metric} on {statistics.split}"
-    tables = []
-    for number_of_table, columns in enumerate(parts):
-        shown = None if number_of_table else escape(printable(title))
-        table = Table(title=shown, title_justify="left", header_style="bold")
-        table.add_column("candidate", overflow="fold")  # the settings that tell two apart come last
-        for name, _ in columns:
-            table.add_column(name, justify="right")
-        for row in statistics.rows:
-            texts = (label(row.candidate), *(text(row) for _, text in columns))
-            table.add_row(*(escape(printable(text)) for text in texts))
-        tables.append(table)
-    return tables
+#: Columns of a terminal from which on a table shows more than what the verdict is made of.
+WIDE = 120
+
+
+def _table(statistics: CellStatistics, width: int) -> Table:
+    rows = f", {statistics.test_rows:,} rows" if statistics.test_rows else ""
+    title = f"{statistics.task}, {size(statistics.train_size)}: {statistics.metric} on {statistics.split}{rows}"
+    table = Table(
+        title=escape(printable(title)),
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("candidate", overflow="fold")  # the settings that tell two apart come last
+    shown = columns(statistics, "wide" if width >= WIDE else "narrow")
+    for column in shown:
+        table.add_column(column.name, justify="right")
+    for row in statistics.by_gain:
+        texts = (label(row.candidate), *(column.text(row) for column in shown))
+        table.add_row(*(escape(printable(text)) for text in texts))
+    return table
 
 
 def _equal_compute(statistics: CellStatistics) -> list[str]:
@@ -185,16 +190,6 @@ def _equal_compute(statistics: CellStatistics) -> list[str]:
             p = "" if row.equal_compute.holm_p is None else f", p (Holm) {chance(row.equal_compute.holm_p)}"
             lines.append(f"{label(row.candidate)} against {label(row.equal_compute.candidate)}: {gain}{p}")
     return lines
-
-
-def _mean(row: CandidateStatistics) -> str:
-    spread = f" ({number(row.summary.sd)})" if row.summary.sd is not None else ""
-    return number(row.summary.mean) + spread
-
-
-def _gain(row: CandidateStatistics) -> str:
-    pair = row.against_plain
-    return "" if pair is None else _with_interval(pair)
 
 
 def _with_interval(pair: Paired) -> str:

@@ -142,6 +142,7 @@ def _record(plan: RunPlan, status: Status, error: str | None, metrics: Mapping[s
         error=error,
         metrics=scores,
         training=training,
+        facts=plan.facts,
         environment={**_environment(plan.folder), **plan.fingerprint, "made_by": [*made_by, _here()]},
     )
 

@@ -12,14 +12,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
 from steadytune.comparison.engines.starting import python_command, safe_environment
-from steadytune.comparison.kept_record import is_locked, kept_record
+from steadytune.comparison.kept_record import as_planned, is_locked, kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
@@ -172,7 +171,7 @@ class LocalEngine:
             watch.warning(plan, message["kind"], message["text"])
         elif event == "done":
             worker.plan = None
-            return replace(record_from_json(message["record"]), candidate=plan.candidate)
+            return as_planned(record_from_json(message["record"]), plan)
         elif event in ("busy", "interrupted"):
             worker.plan = None
             waiting.append(plan)

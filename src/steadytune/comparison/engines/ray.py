@@ -12,7 +12,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from steadytune.comparison.engines import ray_task
 from steadytune.comparison.engines.engine import RunListener
 from steadytune.comparison.engines.execute import keep_failure
 from steadytune.comparison.engines.starting import away_from_here
-from steadytune.comparison.kept_record import kept_record
+from steadytune.comparison.kept_record import as_planned, kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import RunRecord, record_from_json
 from steadytune.errors import SettingsError
@@ -127,7 +126,7 @@ class RayEngine:
             return plan, self._failed(plan, f"lost {times} times with its node or process ({_kind(error)})")
         if outcome["record"] is None:
             return plan, None
-        record = replace(record_from_json(outcome["record"]), candidate=plan.candidate)
+        record = as_planned(record_from_json(outcome["record"]), plan)
         if outcome["files"] is not None:
             ray_task.unpack(outcome["files"], plan)
         return plan, record

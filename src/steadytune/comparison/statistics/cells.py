@@ -6,29 +6,79 @@ What follows from it in one sentence is in `verdict`, the arithmetic in `pairing
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
+from steadytune.comparison.kinds import CandidateKind
 from steadytune.comparison.records import Cell, RunRecord
 from steadytune.comparison.statistics.constant_predictions import in_words, same_for_every_row
-from steadytune.comparison.statistics.paired_tests import ALPHA, Paired, Summary, holm, paired, summary, with_worst
+from steadytune.comparison.statistics.paired_tests import (
+    ALPHA,
+    Paired,
+    Summary,
+    holm,
+    paired,
+    smallest_p,
+    summary,
+    with_worst,
+)
 from steadytune.settings.expressions import BASELINE
 
 Finding = Literal["better", "worse", "not distinguishable"]
-LONGER_PLAIN = re.compile(rf"{BASELINE}@(\d+(?:\.\d+)?)x")
+
+
+#: A ratio this near to 1 is no difference where the method declares that it costs nothing.
+NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A cost as a multiple of plain training's, over the pairs of equal seeds.
+
+    Attributes:
+        median: of the ratios.
+        low: the smallest of them.
+        high: the largest.
+        declared: what the method's own account says; 1 if it adds nothing.
+    """
+
+    median: float
+    low: float
+    high: float
+    declared: float | None = None
+
+    @property
+    def is_none(self) -> bool:
+        """Whether it is no difference: seeds lie on both sides of 1, or a method that adds nothing is within noise."""
+        both_sides = self.low < 1 < self.high and abs(self.median - 1) < NOISE
+        return both_sides or (self.declared == 1 and abs(self.median - 1) < NOISE)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs as multiples of plain training's: medians of the ratios at equal seeds, ``None`` where not measured."""
+    """Costs as multiples of plain training's, ``None`` where not measured: of a step, the whole time, the memory."""
 
-    seconds_per_update: float | None
-    seconds: float | None
-    peak_memory: float | None
+    step: Ratio | None
+    total: Ratio | None
+    memory: Ratio | None
+
+    @property
+    def seconds_per_update(self) -> float | None:
+        """Median ratio of the time of a step."""
+        return self.step.median if self.step else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Median ratio of the time of the whole training."""
+        return self.total.median if self.total else None
+
+    @property
+    def peak_memory(self) -> float | None:
+        """Median ratio of the peak memory."""
+        return self.memory.median if self.memory else None
 
 
 @dataclass(frozen=True)
@@ -68,10 +118,12 @@ class CandidateStatistics:
         costs: in multiples of plain training.
         equal_compute: the second view; ``None`` where no such plain runs were made.
         constant: how many runs predict the same for every row, by what they predict.
+        log_loss: mean over the seeds; ``None`` for other heads than classifiers.
+        calibration_error: mean over the seeds of the expected calibration error; ``None`` if unknown.
     """
 
     candidate: str
-    kind: Literal["plain", "longer plain", "method"]
+    kind: CandidateKind
     learning_rate: float | None
     summary: Summary
     failed: int
@@ -84,6 +136,8 @@ class CandidateStatistics:
     costs: Costs
     equal_compute: EqualCompute | None
     constant: Mapping[str, int] = field(default_factory=dict)
+    log_loss: float | None = None
+    calibration_error: float | None = None
 
     @property
     def finding(self) -> Finding | None:
@@ -110,6 +164,7 @@ class CellStatistics:
         rows: one for each candidate, plain training first.
         worst_score: what a run without a score counts as in the worst case; ``None`` if nothing was measured.
         notes: what a reader must know before the figures.
+        test_rows: rows of the split that were scored; ``None`` if unknown.
     """
 
     task: str
@@ -120,11 +175,28 @@ class CellStatistics:
     rows: tuple[CandidateStatistics, ...]
     worst_score: float | None
     notes: tuple[str, ...]
+    test_rows: int | None = None
+
+    @property
+    def by_gain(self) -> tuple[CandidateStatistics, ...]:
+        """The rows for people: plain training, then by gain, the largest first."""
+
+        def order(row: CandidateStatistics) -> tuple[bool, float]:
+            gain = row.against_plain.mean if row.against_plain else None
+            return row.kind != "plain", math.inf if gain is None else -gain
+
+        return tuple(sorted(self.rows, key=order))
 
     @property
     def methods(self) -> tuple[CandidateStatistics, ...]:
         """The rows that are tested."""
         return tuple(row for row in self.rows if row.kind == "method")
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p that any scores of so many pairs could have given, after Holm over the methods."""
+        pairs = max((row.against_plain.n for row in self.methods if row.against_plain), default=0)
+        return min(1.0, len(self.methods) * smallest_p(pairs))
 
     def row(self, candidate: str) -> CandidateStatistics:
         """The row of a candidate; KeyError if there is none."""
@@ -151,7 +223,7 @@ def compare_cell(
     if twice:
         raise ValueError(f"two runs of {twice[0][0]!r} with seed {twice[0][1]}: which counts?")
     view = _View(cell, split, seed, costs or {})
-    methods = [name for name in cell.candidates if _kind(name) == "method"]
+    methods = [name for name in cell.candidates if cell.what(name).kind == "method"]
     plain = {name: view.against(BASELINE, name) for name in cell.candidates if name != BASELINE}
     worst = {name: view.against(BASELINE, name, worst_case=True) for name in plain}
     equal = {name: view.against(longer[0], name) for name in methods if (longer := view.longer_plain(name))}
@@ -165,7 +237,7 @@ def compare_cell(
         scores = cell.scores(name, split).values()
         row = CandidateStatistics(
             candidate=name,
-            kind=_kind(name),
+            kind=cell.what(name).kind,
             learning_rate=cell.chosen_learning_rate.get(name),
             summary=summary(scores, greater_is_better=cell.greater_is_better),
             failed=sum(run.status == "failed" for run in runs),
@@ -178,10 +250,12 @@ def compare_cell(
             costs=_costs(cell.of(BASELINE), runs),
             equal_compute=EqualCompute(*longer, equal[name], holm_equal[name]) if longer and name in equal else None,
             constant=_constant(runs, split, cell.metric),
+            log_loss=_mean(_log_loss(run, split) for run in runs),
+            calibration_error=_mean(_calibration_error(run, split) for run in runs),
         )
         rows.append(row)
     facts = (cell.task, cell.train_size, cell.metric, cell.greater_is_better, split)
-    return CellStatistics(*facts, tuple(rows), view.worst_score, _notes(cell, split, rows))
+    return CellStatistics(*facts, tuple(rows), view.worst_score, _notes(cell, split, rows), _test_rows(cell, split))
 
 
 class _View:
@@ -206,12 +280,12 @@ class _View:
     def longer_plain(self, name: str) -> tuple[str, float] | None:
         """The plain runs whose compute is nearest to the method's, if they are nearer than plain training itself."""
         cost = self._cost(name)
-        if _kind(name) != "method" or cost is None:
+        if self.cell.what(name).kind != "method" or cost is None:
             return None
         factors = {BASELINE: 1.0}
         for other in self.cell.candidates:
-            if (found := LONGER_PLAIN.fullmatch(other)) and float(found[1]) > 0:
-                factors[other] = float(found[1])
+            if (found := self.cell.what(other)).kind == "longer plain":
+                factors[other] = found.more_updates
         nearest = min(factors, key=lambda other: abs(math.log(factors[other] / cost)))
         return (nearest, factors[nearest]) if nearest != BASELINE else None
 
@@ -223,22 +297,40 @@ class _View:
         return next((float(cost) for cost in known if cost is not None and cost > 0), None)
 
 
-def _kind(name: str) -> Literal["plain", "longer plain", "method"]:
-    if name == BASELINE:
-        return "plain"
-    return "longer plain" if LONGER_PLAIN.fullmatch(name) else "method"
-
-
-def _costs(plain: Iterable[RunRecord], runs: Iterable[RunRecord]) -> Costs:
+def _costs(plain: Iterable[RunRecord], runs: Sequence[RunRecord]) -> Costs:
     first = {run.seed: run.training for run in plain if run.status == "finished"}
     pairs = [(first[run.seed], run.training) for run in runs if run.status == "finished" and run.seed in first]
 
-    def ratio(name: str) -> float | None:
+    declared = [run.training.get("relative_cost") for run in runs]
+
+    def ratio(name: str) -> Ratio | None:
         both = [(before.get(name), after.get(name)) for before, after in pairs]
         ratios = [after / before for before, after in both if before and after and before > 0 and after > 0]
-        return median(ratios) if ratios else None
+        known = declared[0] if name.startswith("seconds") and declared else None
+        return Ratio(median(ratios), min(ratios), max(ratios), known) if ratios else None
 
     return Costs(ratio("seconds_per_update"), ratio("seconds"), ratio("peak_memory_bytes"))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _log_loss(run: RunRecord, split: str) -> float | None:
+    """The loss of a classifier; that of other heads is another quantity."""
+    return run.score(split, "loss") if run.score(split, "accuracy") is not None else None
+
+
+def _calibration_error(run: RunRecord, split: str) -> float | None:
+    found = run.metrics.get("calibration", {}).get(split, {}).get("ece")
+    return float(found) if run.status == "finished" and isinstance(found, int | float) else None
+
+
+def _test_rows(cell: Cell, split: str) -> int | None:
+    """Rows of a split that the runs were scored on; the fewest, should they differ."""
+    counts = [run.metrics.get("after", {}).get(split, {}).get("rows") for run in cell.runs]
+    return min((count for count in counts if isinstance(count, int)), default=None)
 
 
 def _constant(runs: Iterable[RunRecord], split: str, metric: str) -> dict[str, int]:

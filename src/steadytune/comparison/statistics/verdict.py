@@ -10,7 +10,7 @@ from typing import Literal
 
 from steadytune.comparison.statistics.cells import CandidateStatistics, CellStatistics
 from steadytune.comparison.statistics.constant_predictions import in_words
-from steadytune.comparison.statistics.paired_tests import ALPHA, seeds_needed, smallest_p
+from steadytune.comparison.statistics.paired_tests import ALPHA, seeds_needed
 from steadytune.settings.expressions import BASELINE
 
 VerdictKind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
@@ -27,12 +27,24 @@ class Verdict:
             not what it must withstand; ``"keep plain"``; ``"too few seeds"``: nothing could have been shown;
             ``"nothing learned"``: nearly all runs predict the same for every row, so there is nothing to compare.
         candidate: what to use, or what leads so far; ``"none"`` for plain training.
-        sentence: the same for people, with the figures. Plain text: escape it where names could be markup.
+        claim: the verdict for people, one sentence without its full stop.
+        evidence: the figures behind it; empty if there are none.
+        further: what else a reader must know, in whole sentences; may be empty.
+
+    All are plain text: escape them where names could be markup.
     """
 
     kind: VerdictKind
     candidate: str
-    sentence: str
+    claim: str
+    evidence: str = ""
+    further: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Claim, evidence and what else is to be known, in one line."""
+        evidence = f" ({self.evidence})" if self.evidence else ""
+        return f"{self.claim}{evidence}." + (f" {self.further}" if self.further else "")
 
 
 def verdict(statistics: CellStatistics) -> Verdict:
@@ -46,13 +58,12 @@ def verdict(statistics: CellStatistics) -> Verdict:
     methods = statistics.methods
     pairs = max((row.against_plain.n for row in methods if row.against_plain), default=0)
     if pairs == 0:
-        return Verdict("too few seeds", BASELINE, _nothing(statistics))
+        return _nothing(statistics)
     if _learned_nothing(statistics):
-        return Verdict("nothing learned", BASELINE, _constant(statistics))
+        return _constant(statistics)
     leader = max(methods, key=_gain)
     if pairs < seeds_needed(len(methods)):
-        ahead = leader.candidate if _gain(leader) > 0 else BASELINE
-        return Verdict("too few seeds", ahead, _too_few(statistics, leader, pairs))
+        return _too_few(statistics, leader, pairs)
     return _judged(statistics, leader)
 
 
@@ -64,14 +75,13 @@ def _judged(statistics: CellStatistics, leader: CandidateStatistics) -> Verdict:
     if lasting:
         best = max(lasting, key=_gain)
         others = [row for row in lasting if row is not best]
-        return Verdict("use", best.candidate, _use(statistics, best, others))
+        return _use(statistics, best, others)
     if better:
-        return Verdict("keep plain", BASELINE, _longer(statistics, max(better, key=_gain)))
+        return _longer(statistics, max(better, key=_gain))
     near = [row for row in methods if _leads(row)]
     if near:
-        best = max(near, key=_gain)
-        return Verdict("promising", best.candidate, _promising(statistics, best))
-    return Verdict("keep plain", BASELINE, _keep(statistics, leader))
+        return _promising(statistics, max(near, key=_gain))
+    return _keep(statistics, leader)
 
 
 def headline(found: Iterable[tuple[CellStatistics, Verdict]]) -> str:
@@ -111,13 +121,16 @@ def _longer_does_as_well(row: CandidateStatistics) -> bool:
     return gain is not None and gain <= 0
 
 
-def _nothing(statistics: CellStatistics) -> str:
+def _nothing(statistics: CellStatistics) -> Verdict:
     if not statistics.methods:
-        return "Nothing to compare: plain training is the only candidate."
-    return (
-        f"Nothing to compare on {statistics.split}: there is no seed with which both plain training and a method "
-        f"gave a score.{_lost(statistics.rows)}"
-    )
+        claim, further = "Nothing to compare: plain training is the only candidate", ""
+    else:
+        claim = (
+            f"Nothing to compare on {statistics.split}: there is no seed with which both plain training and a method "
+            "gave a score"
+        )
+        further = _lost(statistics.rows)
+    return Verdict("too few seeds", BASELINE, claim, further=further)
 
 
 def _learned_nothing(statistics: CellStatistics) -> bool:
@@ -125,50 +138,74 @@ def _learned_nothing(statistics: CellStatistics) -> bool:
     return all(sum(row.constant.values()) >= NEARLY_ALL * row.summary.n for row in rows)
 
 
-def _constant(statistics: CellStatistics) -> str:
+def _constant(statistics: CellStatistics) -> Verdict:
     found = sum((Counter(row.constant) for row in statistics.rows), Counter())
     runs = sum(row.summary.n for row in statistics.rows)
     many = f"all {runs} runs" if found.total() == runs else f"{found.total()} of {runs} runs"
-    return (
+    claim = (
         f"Nothing was learned: {many} {in_words(found, statistics.task)}; raise the learning rates or the epochs, "
-        f"or give more rows.{_lost(statistics.rows)}"
+        "or give more rows"
     )
+    return Verdict("nothing learned", BASELINE, claim, further=_lost(statistics.rows))
 
 
-def _too_few(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> str:
+def _too_few(statistics: CellStatistics, leader: CandidateStatistics, pairs: int) -> Verdict:
     needed = seeds_needed(len(statistics.methods))
-    ahead = f"{leader.candidate} is ahead" if _gain(leader) > 0 else "no method is ahead of plain training"
-    figures = f" by {_amount(statistics, leader)}" if _gain(leader) > 0 else ""
-    count = len(statistics.methods)
-    after = " after Holm's correction" if count > 1 else ""
-    return (
+    leads = _gain(leader) > 0
+    ahead = (
+        f"{leader.candidate} is ahead by {_amount(statistics, leader)}"
+        if leads
+        else "no method is ahead of plain training"
+    )
+    after = " after Holm's correction" if len(statistics.methods) > 1 else ""
+    claim = (
         f"Too few seeds: with {pairs} paired seed{'s' * (pairs != 1)} no p < {ALPHA} is possible, whatever the scores "
-        f"(the smallest p is {_p(min(1.0, count * smallest_p(pairs)))}{after}); {_methods(statistics)} "
-        f"{_need(statistics)} at least {needed} seeds. "
-        f"So far {ahead}{figures}.{_lost(statistics.rows)}"
+        f"(the smallest p is {_p(statistics.smallest_p)}{after}); {_methods(statistics)} "
+        f"{_need(statistics)} at least {needed} seeds"
     )
+    further = _sentences(f"So far {ahead}.", _lost(statistics.rows))
+    return Verdict("too few seeds", leader.candidate if leads else BASELINE, claim, further=further)
 
 
-def _use(statistics: CellStatistics, best: CandidateStatistics, others: list[CandidateStatistics]) -> str:
+def _use(statistics: CellStatistics, best: CandidateStatistics, others: list[CandidateStatistics]) -> Verdict:
     also = ", ".join(f"{row.candidate} ({_amount(statistics, row)}{_cost(row)})" for row in others)
-    return (
-        f"Use {best.candidate}: {_amount(statistics, best)} over plain training on {statistics.split}{_cost(best)} "
-        f"({_evidence(statistics, best)}).{_equal_compute(best)}"
-        + (f" Also beyond chance: {also}." if also else "")
-        + _lost(statistics.rows)
+    claim = f"Use {best.candidate}: {_amount(statistics, best)} over plain training on {statistics.split}{_cost(best)}"
+    further = _sentences(
+        _equal_compute(best),
+        f"Also beyond chance: {also}." if also else "",
+        _passed_over(statistics, best),
+        _lost(statistics.rows),
+    )
+    return Verdict("use", best.candidate, claim, _evidence(statistics, best), further)
+
+
+def _passed_over(statistics: CellStatistics, best: CandidateStatistics) -> str:
+    """Why methods with a larger mean gain are not the one to use."""
+    return " ".join(
+        f"{row.candidate} has a higher mean gain ({_amount(statistics, row)}), but {_why_not(row)}."
+        for row in statistics.methods
+        if _gain(row) > _gain(best)
     )
 
 
-def _longer(statistics: CellStatistics, best: CandidateStatistics) -> str:
+def _why_not(row: CandidateStatistics) -> str:
+    if row.finding == "better":
+        return "plain training with as much compute does as well"
+    if row.summary.failed and row.holm_p is not None and row.holm_p < ALPHA:
+        return f"{row.summary.failed} of its runs gave no score"
+    return "it may be chance"
+
+
+def _longer(statistics: CellStatistics, best: CandidateStatistics) -> Verdict:
     longer = best.equal_compute.candidate if best.equal_compute else ""
-    return (
-        f"Keep plain training, but for longer: {best.candidate} gains {_amount(statistics, best)} at equal updates "
-        f"({_evidence(statistics, best)}), and plain training with as much compute ({longer}) does as well."
-        f"{_lost(statistics.rows)}"
+    claim = (
+        f"Keep plain training, but for longer: {best.candidate} gains {_amount(statistics, best)} at equal updates, "
+        f"and plain training with as much compute ({longer}) does as well"
     )
+    return Verdict("keep plain", BASELINE, claim, _evidence(statistics, best), _lost(statistics.rows))
 
 
-def _promising(statistics: CellStatistics, best: CandidateStatistics) -> str:
+def _promising(statistics: CellStatistics, best: CandidateStatistics) -> Verdict:
     found, worst = best.against_plain, best.worst_case
     assert found is not None
     own = f"{best.candidate} is ahead of plain training by {_amount(statistics, best)} on {statistics.split}"
@@ -180,20 +217,26 @@ def _promising(statistics: CellStatistics, best: CandidateStatistics) -> str:
         but = "but not if the runs that failed count as the worst score"
     else:
         but = "but it is not beyond chance if the runs that failed count as the worst score"
-    return f"Promising, not shown: {own} (p = {_p(found.p)}), {but}.{_lost(statistics.rows)}"
+    claim = f"Promising, not shown: {own} (p = {_p(found.p)}), {but}"
+    return Verdict("promising", best.candidate, claim, further=_lost(statistics.rows))
 
 
-def _keep(statistics: CellStatistics, leader: CandidateStatistics) -> str:
+def _keep(statistics: CellStatistics, leader: CandidateStatistics) -> Verdict:
+    evidence = ""
     if _gain(leader) > 0:
         why = f"the best method, {leader.candidate}, gains {_amount(statistics, leader)}, which may be chance"
-        why += f" ({_evidence(statistics, leader)})"
+        evidence = _evidence(statistics, leader)
     elif all(row.against_plain and row.against_plain.ties == row.against_plain.n for row in statistics.methods):
         why = "every method scores exactly the same with every seed"
     else:
         why = "no method has a higher mean" if statistics.greater_is_better else "no method has a lower mean"
     worse = ", ".join(row.candidate for row in statistics.methods if row.finding == "worse")
-    clause = f" Worse beyond chance: {worse}." if worse else ""
-    return f"Keep plain training: on {statistics.split} {why}.{clause}{_lost(statistics.rows)}"
+    further = _sentences(f"Worse beyond chance: {worse}." if worse else "", _lost(statistics.rows))
+    return Verdict("keep plain", BASELINE, f"Keep plain training: on {statistics.split} {why}", evidence, further)
+
+
+def _sentences(*sentences: str) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _evidence(statistics: CellStatistics, row: CandidateStatistics) -> str:
@@ -204,7 +247,8 @@ def _evidence(statistics: CellStatistics, row: CandidateStatistics) -> str:
         parts.append(f"{found.ties} of them equal")
     if found.exact_interval is not None:
         ends = found.exact_interval if statistics.greater_is_better else [-end for end in found.exact_interval[::-1]]
-        parts.append("95% interval {:+.2g} to {:+.2g}".format(*ends))
+        alone = " of this comparison alone" if len(statistics.methods) > 1 else ""
+        parts.append(f"95% interval{alone} {ends[0]:+.2g} to {ends[1]:+.2g}")
     count = len(statistics.methods)
     corrected = f" after Holm's correction over {count} methods" if count > 1 else ""
     p = row.holm_p if row.holm_p is not None else found.p
@@ -218,7 +262,7 @@ def _equal_compute(row: CandidateStatistics) -> str:
         return ""
     shown = "" if view.holm_p < ALPHA else ", which may be chance"
     return (
-        f" Over plain training with as much compute ({view.candidate}) it gains {view.paired.mean:.2g}"
+        f"Over plain training with as much compute ({view.candidate}) it gains {view.paired.mean:.2g}"
         f" (p = {_p(view.holm_p)}){shown}."
     )
 
@@ -242,7 +286,7 @@ def too_few_seeds(seeds: int, methods: int) -> str:
 
 def _lost(rows: Iterable[CandidateStatistics]) -> str:
     lost = [f"{row.candidate} {row.summary.failed}" for row in rows if row.summary.failed]
-    return f" Runs without a score: {', '.join(lost)}." if lost else ""
+    return f"Runs without a score: {', '.join(lost)}." if lost else ""
 
 
 def _amount(statistics: CellStatistics, row: CandidateStatistics) -> str:
@@ -251,8 +295,10 @@ def _amount(statistics: CellStatistics, row: CandidateStatistics) -> str:
 
 
 def _cost(row: CandidateStatistics) -> str:
-    ratio = row.costs.seconds_per_update
-    return f" at {ratio:.2g} x the time per update" if ratio is not None else ""
+    step = row.costs.step
+    if step is None:
+        return ""
+    return " at no extra time per update" if step.is_none else f" at {step.median:.2g} x the time per update"
 
 
 def _methods(statistics: CellStatistics) -> str:

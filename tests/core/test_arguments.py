@@ -145,7 +145,7 @@ def test_more_updates_than_were_told_are_warned_of_once(caplog: pytest.LogCaptur
         stack.prepare(model, total_updates=1)
         for expected in (0, 1, 1):
             stack.after_update()
-            assert caplog.text.count("goes on past the 1 updates") == expected
+            assert caplog.text.count("continues past the 1 updates") == expected
 
 
 # ---------------------------------------------------------------- evaluation mode

@@ -263,7 +263,7 @@ def test_wrappers_are_looked_through():
     assert unwrapped(torch.compile(network, backend="eager")) is network
     stack = Stack([ranks.METHODS["noisytune"]()])
     stack.prepare(torch.compile(network, backend="eager"))
-    assert stack._require_prepared().model is network
+    assert stack._session.model is network
     stack.close()
 
 

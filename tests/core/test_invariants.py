@@ -486,8 +486,8 @@ def test_declared_costs_are_the_real_ones(methods: Build, monkeypatch: pytest.Mo
             assert count == getattr(declared, name), name
         teachers = sum(t.numel() for weights in stack.teacher_weights().values() for t in weights.values())
         assert teachers == declared.weight_copies * sum(p.numel() for p in model.parameters())
-        assert stack.last_passes.perturbed == declared.forwards - 1
-        assert stack.last_passes.teacher == declared.forwards_without_graph
+        assert stack.runner.last_passes.perturbed == declared.forwards - 1
+        assert stack.runner.last_passes.teacher == declared.forwards_without_graph
         shown = stack.explain(model)
         assert shown.total == declared
         assert shown.relative_cost == pytest.approx(declared.units / 3)
@@ -506,7 +506,7 @@ def test_equal_teachers_are_one_copy_and_one_pass(settings: dict[str, Any], teac
         moved_teacher(stack)
         stack.loss(model, tiny.batch(4))
         assert len(stack.teacher_weights()) == teachers
-        assert stack.last_passes.teacher == teachers
+        assert stack.runner.last_passes.teacher == teachers
         logs = stack.take_logs()
     assert (logs["bregman"] == logs["second"]) is (teachers == 1)
 
@@ -534,7 +534,7 @@ def test_an_example_that_is_not_finite_gets_no_perturbation_and_is_counted(
         assert "non_finite_perturbations" not in stack.take_logs()
         with torch.no_grad():
             model.get_input_embeddings().weight[7] = float("nan")
-        stack._begin_update()  # the same noise again
+        stack.runner.clock.begin_update()  # the same noise again
         stack.loss(model, batch)
         stack.loss(model, batch)
         assert stack.take_logs()["non_finite_perturbations"] == 2

@@ -268,21 +268,21 @@ def test_a_loaded_child_is_not_chosen_again(tmp_path: Path) -> None:
     stack.optimizer(sgd(model))
     stack.save(tmp_path)
     stack.close()
-    chosen = stack._require_prepared().tensors["child_tuning"]
+    chosen = stack._session.tensors["child_tuning"]
     other = tiny.bert(seed=3)
     again = Stack([child_tuning(variant="D")])
     again.prepare(other, batches=lambda: (tiny.batch(4, seed=i) for i in range(9, 12)))
     again.load(tmp_path)
     again.optimizer(sgd(other))
     again.close()
-    loaded = again._require_prepared().tensors["child_tuning"]
+    loaded = again._session.tensors["child_tuning"]
     assert loaded.keys() == chosen.keys()
     assert all(torch.equal(loaded[name], chosen[name]) for name in chosen)
     fresh = Stack([child_tuning(variant="D")])
     fresh.prepare(other, batches=batches)
     fresh.optimizer(sgd(other))
     fresh.close()
-    anew = fresh._require_prepared().tensors["child_tuning"]
+    anew = fresh._session.tensors["child_tuning"]
     assert not all(torch.equal(anew[name], chosen[name]) for name in chosen)
 
 
@@ -296,9 +296,9 @@ def test_loading_forgets_what_the_checkpoint_does_not_have(tmp_path: Path) -> No
         stack.backward(model, tiny.batch(4, seed=update))
         optimizer.step()
         optimizer.zero_grad()
-    assert stack._require_prepared().tensors["weight_averaging"]
+    assert stack._session.tensors["weight_averaging"]
     stack.load(tmp_path)
-    assert not stack._require_prepared().tensors["weight_averaging"]
+    assert not stack._session.tensors["weight_averaging"]
     assert stack.updates == 0
     stack.close()
 

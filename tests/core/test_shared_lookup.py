@@ -153,7 +153,7 @@ def test_nothing_of_a_step_is_held_after_it(method: Callable[[], Any]) -> None:
     with Stack([method()]) as stack:
         stack.prepare(model, total_updates=2)
         stack.backward(model, tiny.batch())
-        assert all(tap.take_clean() is None for tap in stack._require_prepared().taps.values())
+        assert all(tap.take_clean() is None for tap in stack._session.taps.values())
 
 
 def test_a_step_that_is_left_in_the_middle_leaves_nothing_either() -> None:
@@ -162,7 +162,7 @@ def test_a_step_that_is_left_in_the_middle_leaves_nothing_either() -> None:
         stack.prepare(model)
         with stack.clean_pass():  # the host's loss fails after it, and the terms never run
             model(input_ids=tiny.batch()["input_ids"])
-        taps = list(stack._require_prepared().taps.values())
+        taps = list(stack._session.taps.values())
     assert all(tap.take_clean() is None for tap in taps)
 
 

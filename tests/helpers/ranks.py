@@ -37,8 +37,8 @@ from steadytune.core.authoring.method import Method
 from steadytune.core.authoring.step import Step
 from steadytune.core.model.sharding import reshard, whole
 from steadytune.core.stack.low_memory import Memory
-from steadytune.core.stack.runner import StepRunner
 from steadytune.core.stack.stack import Stack
+from steadytune.core.stack.update_clock import UpdateClock
 from steadytune.core.state.file import FILE_NAME
 from steadytune.methods.registry import method_classes
 from steadytune.testing import surroundings, tiny
@@ -91,13 +91,13 @@ def rowwise_randomness() -> Iterator[None]:
         kept = torch.rand(x.shape[1:], dtype=x.dtype) >= p
         return x * kept.to(x.device) / (1 - p)
 
-    def seed(self: StepRunner, *parts: int | str) -> int:
+    def seed(self: UpdateClock, *parts: int | str) -> int:
         return derive_seed(self.seed, self.updates, *parts)
 
     with (
         tiny.noise_by_position(),
         patch.object(nn.functional, "dropout", dropout),
-        patch.object(StepRunner, "_derive_seed", seed),
+        patch.object(UpdateClock, "_derive_seed", seed),
     ):
         yield
 

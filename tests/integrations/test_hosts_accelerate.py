@@ -198,7 +198,7 @@ def test_the_state_is_plain_and_comes_back(tmp_path: Path) -> None:
         assert other.updates == 3
         for ours, theirs in zip(other.copies().values(), stack.copies().values(), strict=True):
             assert torch.equal(ours, theirs)
-        own, saved = other._require_prepared().tensors, stack._require_prepared().tensors
+        own, saved = other._session.tensors, stack._session.tensors
         assert own.keys() == saved.keys()
         assert all(tiny.differences(own[name], saved[name]) == [] for name in own)
         other.close()

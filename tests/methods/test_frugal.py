@@ -167,7 +167,7 @@ def test_a_micro_batch_without_a_drawn_example_runs_no_pass(draws: dict[str, Any
             stack.prepare(model)
             model.zero_grad()
             assert float(stack.backward(model, batch)) == plain[0]
-            assert stack.last_passes.perturbed == 0
+            assert stack.runner.last_passes.perturbed == 0
             assert stack.take_logs()["smoothness"] == 0
         assert tiny.differences(tiny.gradients(model), plain[1]) == []
 
@@ -182,7 +182,7 @@ def test_one_of_several_processes_runs_the_passes_of_the_others(
         stack.prepare(model)
         model.zero_grad()
         stack.backward(model, batch)
-        assert stack.last_passes.perturbed == 2
+        assert stack.runner.last_passes.perturbed == 2
         assert stack.take_logs()["smoothness"] == 0
     assert tiny.distance(tiny.gradients(model), plain[1]) < 1e-14
     assert draws["examples"] == []
@@ -287,7 +287,7 @@ def test_a_part_refuses_what_only_a_whole_batch_has(ask: Any, said: str, monkeyp
     with Stack([Curious()]) as stack:
         stack.prepare(tiny.bert())
         with pytest.raises(HostError, match=said):
-            stack.backward(stack._require_prepared().model, tiny.batch(3))
+            stack.backward(stack._session.model, tiny.batch(3))
 
 
 def test_other_terms_see_the_whole_batch_after_a_part(draws: dict[str, Any]) -> None:

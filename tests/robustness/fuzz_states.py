@@ -86,7 +86,7 @@ def _stack() -> Stack:
 
 
 def _train(stack: Stack) -> None:
-    model: Any = stack._require_prepared().model
+    model: Any = stack._session.model
     optimizer = stack.optimizer(torch.optim.AdamW(model.parameters(), lr=1e-3))
     stack.backward(model, tiny.batch(seed=1))
     optimizer.step()
@@ -95,7 +95,7 @@ def _train(stack: Stack) -> None:
 
 def _held(stack: Stack) -> str:
     """All that a training goes on with."""
-    model: Any = stack._require_prepared().model
+    model: Any = stack._session.model
     return json.dumps([_plain(stack.state_dict()), _plain(tiny.weights(model))])
 
 

@@ -59,7 +59,7 @@ def child_tuning_leaves_the_rest(form: ChildTuning, build: Callable[..., Optimiz
     with Stack([form]) as stack:
         stack.prepare(network, batches=[given])
         optimizer = stack.optimizer(build(network.parameters(), lr=1e-2, weight_decay=0.1))
-        child = {name: kept.clone() for name, kept in stack._require_prepared().tensors["child_tuning"].items()}
+        child = {name: kept.clone() for name, kept in stack._session.tensors["child_tuning"].items()}
         for _ in range(3):
             stack.backward(network, given)
             optimizer.step()

@@ -18,8 +18,16 @@ from steadytune.errors import HostError
 logger = logging.getLogger("steadytune")
 
 
-class PlainLoop(StepRunner):
-    """The half of a stack that a loop of one's own calls in each step."""
+class PlainLoop:
+    """The steps of one training in a loop of the user's own.
+
+    Args:
+        runner: runs its micro-batches.
+    """
+
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
+        self._heeds_items: bool | None = None
 
     def backward(
         self,
@@ -30,24 +38,9 @@ class PlainLoop(StepRunner):
         backward: Callable[[Tensor], Any] = Tensor.backward,
         update: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
-
-        Args:
-            model: the model, wrapped or not.
-            batch: keyword arguments of the model, ``labels`` among them.
-            scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
-            backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
-            update: for a method that updates within a step (FreeAT): clips, steps the optimizer and clears the
-                gradients as the loop does; by default the watched optimizer steps, without clipping.
-
-        Returns:
-            The loss of the micro-batch, detached and without ``scale``.
-
-        Raises:
-            HostError: the model is in evaluation mode, or the batch is not its keyword arguments.
-        """
+        """See `Stack.backward`."""
         require_batch(model, batch)
-        step = self.step_method
+        step = self._runner.step_method
         if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
             raise HostError(
                 f"{step.name} updates the weights within a batch, and only the loop knows how (scaler, clipping): "
@@ -62,29 +55,18 @@ class PlainLoop(StepRunner):
             backward(loss * scale)
             return loss.detach()
 
-        return self.run_step(batch, loss=lambda: self._loss(model, batch), run=run, update=update, model=model)
+        return self._runner.run_step(batch, loss=lambda: self._loss(model, batch), run=run, update=update, model=model)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
-
-        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
-        language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
-
-        Args:
-            model: the model, wrapped or not.
-            batch: keyword arguments of the model, ``labels`` among them.
-
-        Raises:
-            HostError: a method of the stack runs the backward passes itself, the model is in evaluation mode, or the
-                batch is not its keyword arguments.
-        """
+        """See `Stack.loss`."""
         require_batch(model, batch)
-        if self.step_method is not None:
+        step = self._runner.step_method
+        if step is not None:
             raise HostError(
-                f"{self.step_method.name} runs the backward passes itself: write `stack.backward(model, batch)` in "
+                f"{step.name} runs the backward passes itself: write `stack.backward(model, batch)` in "
                 "place of `stack.loss(model, batch).backward()`."
             )
-        self._low.refuse_own_backward()
+        self._runner.low.refuse_own_backward()
         return self._loss(model, batch)
 
     def _loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
@@ -92,12 +74,13 @@ class PlainLoop(StepRunner):
             outputs = model(**batch)
             return loss_of(outputs), outputs
 
-        if self.methods and not self._host_is_checked:
+        runner = self._runner
+        if runner.methods and not runner.host_is_checked:
             refuse_engines(model)
-        with self.clean_pass() as clean:
+        with runner.clean_pass() as clean:
             loss, outputs = task() if clean is None or clean.known is None else clean.known
         items = None if clean is None else self._items(model, batch)
-        return self.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
+        return runner.add_terms(loss, outputs, clean, model=model, inputs=batch, run_task=task, denominator=items)
 
     def _items(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         """What the model has divided the task loss by, where the loop has told it and it has listened."""
@@ -110,6 +93,6 @@ class PlainLoop(StepRunner):
                 logger.warning(
                     "%s does not heed num_items_in_batch: its loss is an average over each micro-batch, and so are "
                     "the terms. Weigh the micro-batches with scale=... where they hold different numbers of items.",
-                    type(self._require_prepared().model).__name__,
+                    type(self._runner.session.model).__name__,
                 )
         return items if self._heeds_items is not False else None

@@ -1,9 +1,9 @@
-"""Which stack is at work on which model, so that a second one does not train it as well without a word."""
+"""Refuses a second stack on a model that one already trains."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -14,9 +14,12 @@ from steadytune.errors import HostError
 
 
 class Holder(Protocol):
-    """What is at work on a model: a stack."""
+    """What is at work on a model: the runner of a stack."""
 
-    methods: tuple[Method, ...]
+    @property
+    def methods(self) -> Sequence[Method]:
+        """The methods of its stack."""
+        ...
 
     def holds(self, model: nn.Module) -> bool:
         """Whether it was prepared with this model and is neither finished nor closed."""
@@ -26,7 +29,7 @@ class Holder(Protocol):
 _AT_WORK: WeakKeyDictionary[nn.Module, ReferenceType[Holder]] = WeakKeyDictionary()
 
 
-def refuse_second(stack: Holder, model: nn.Module) -> None:
+def refuse_second(methods: Sequence[Method], model: nn.Module) -> None:
     """Refuse a model that another stack is at work on.
 
     Not counted are stacks that leave nothing to undo: no methods, those that change the initial weights alone, and
@@ -35,10 +38,10 @@ def refuse_second(stack: Holder, model: nn.Module) -> None:
     Raises:
         HostError: there is one, which is neither finished nor closed.
     """
-    if not _acts(stack.methods) or _other(stack, model) is None:
+    if not _acts(methods) or _other(model) is None:
         return
     gc.collect()  # one that nobody can reach any more, such as that of a Trainer that was thrown away
-    other = _other(stack, model)
+    other = _other(model)
     if other is not None:
         names = " + ".join(m.name for m in other.methods)
         raise HostError(
@@ -48,16 +51,16 @@ def refuse_second(stack: Holder, model: nn.Module) -> None:
         )
 
 
-def claim(stack: Holder, model: nn.Module) -> None:
-    """Note that the stack is at work on the model, for as long as it `holds` it."""
-    if _acts(stack.methods):
-        _AT_WORK[model] = ref(stack)
+def claim(holder: Holder, model: nn.Module) -> None:
+    """Note who is at work on the model, for as long as it `holds` it."""
+    if _acts(holder.methods):
+        _AT_WORK[model] = ref(holder)
 
 
-def _other(stack: Holder, model: nn.Module) -> Holder | None:
+def _other(model: nn.Module) -> Holder | None:
     known = _AT_WORK.get(model)
     found = None if known is None else known()
-    return found if found is not None and found is not stack and found.holds(model) else None
+    return found if found is not None and found.holds(model) else None
 
 
 def _acts(methods: Iterable[Method]) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from steadytune.core.authoring.method import OPTIMIZER, OptimizerMethod, WeightMethod
+from steadytune.core.authoring.method import LossMethod, OptimizerMethod, StepMethod, WeightMethod
+from steadytune.core.authoring.step import CleanPass
 from steadytune.core.authoring.training import Batches
 from steadytune.core.model.sharding import is_sharded_model, process_rank
 from steadytune.core.model.wrappers import unwrapped
@@ -21,18 +22,29 @@ from steadytune.core.stack.description import description, differences, with_new
 from steadytune.core.stack.explain import Explanation, explain
 from steadytune.core.stack.finite_watch import FiniteWatch, require_finite_start, require_finite_weights
 from steadytune.core.stack.loop import PlainLoop
-from steadytune.core.stack.low_memory import Memory
+from steadytune.core.stack.low_memory import Memory, checked, parts_of
 from steadytune.core.stack.one_stack_per_model import claim, refuse_second
+from steadytune.core.stack.optimizer_setup import OptimizerSetup
+from steadytune.core.stack.runner import StepRunner
 from steadytune.core.stack.session import Session
+from steadytune.core.stack.update_clock import UpdateClock
 from steadytune.core.state.file import StackState, read_state, write_state
 from steadytune.core.state.mapping import as_mapping, from_mapping
 from steadytune.core.state.teacher import Teacher
 from steadytune.errors import CheckpointError, HostError, MethodError
 
-logger = logging.getLogger("steadytune")
+
+@dataclass(frozen=True)
+class _AtWork:
+    """What a stack holds from `prepare` on: everything about one model in training."""
+
+    runner: StepRunner
+    clock: UpdateClock
+    setup: OptimizerSetup
+    loop: PlainLoop
 
 
-class Stack(PlainLoop):
+class Stack:
     """Methods that train together, in any loop.
 
     In a plain loop: `prepare` once, `optimizer` once, `backward` per micro-batch, `finish` at the end (or use it as a
@@ -57,11 +69,18 @@ class Stack(PlainLoop):
         flat = tuple(flatten(methods))
         for reason in conflicts(flat):
             raise MethodError(reason)
-        super().__init__(flat, whole_seed(seed), memory)
+        self.methods = flat
+        self.seed = whole_seed(seed)
+        self.memory: Memory = checked(memory)
         self.weight_methods = tuple(m for m in flat if isinstance(m, WeightMethod))
+        self.loss_methods = tuple(m for m in flat if isinstance(m, LossMethod))
+        self.step_method = next((m for m in flat if isinstance(m, StepMethod)), None)
         self.optimizer_methods = tuple(m for m in flat if isinstance(m, OptimizerMethod))
-        self._optimizer_hooks: list[Any] = []
-        self._optimizer_is_built = self._scheduler_is_built = False
+        #: Whether ``memory="low"`` makes a difference to these methods.
+        self.runs_in_parts = self.memory == "low" and bool(parts_of(self.loss_methods))
+        #: Whether a micro-batch has more than one backward pass, so that a host must call `run_step`.
+        self.runs_passes = self.step_method is not None or self.runs_in_parts
+        self._at_work: _AtWork | None = None
 
     def __str__(self) -> str:
         return " + ".join(m.name for m in self.methods) or "plain"
@@ -70,7 +89,7 @@ class Stack(PlainLoop):
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        if error is None and self._session is not None:
+        if error is None and self._at_work is not None:
             self.finish()
         else:
             self.close()
@@ -107,31 +126,60 @@ class Stack(PlainLoop):
         require_total_updates(total_updates)
         self.close()
         model = unwrapped(model)
-        refuse_second(self, model)
+        refuse_second(self.methods, model)
         if optimizer is not None:
             require_optimizer(optimizer, model)
-            self._refuse_bare_optimizer()
+            OptimizerSetup(self.optimizer_methods).refuse_bare()
         saved = None if resume_from is None else self._read(resume_from)
-        known = self._session if self._session is not None and self._session.model is model else None
-        self._session = None  # whatever fails from here on, an old one is not taken for the new
+        known = None if self._at_work is None else self._at_work.runner.session
+        self._at_work = None  # whatever fails from here on, the one before must not be taken for this one
         require_finite_start(model)
-        self._finite = FiniteWatch(model)
-        self.total_updates, self.updates = total_updates, 0 if saved is None else saved.updates
-        self._heeds_items = None
-        self._host_is_checked = self._optimizer_is_built = self._scheduler_is_built = False
-        self._session = Session(
+        finite = FiniteWatch(model)
+        session = Session(
             self.methods,
             model,
             self.seed,
             perturb=perturb,
             saved=saved,
-            anchor=None if perturb or known is None else known.anchor,
+            anchor=None if perturb or known is None or known.model is not model else known.anchor,
             batches=batches if callable(batches) or batches is None else lambda: batches,
         )
-        self._is_open = True
-        claim(self, model)
-        self.watch(optimizer)
-        self._begin_update()
+        updates = 0 if saved is None else saved.updates
+        clock = UpdateClock(session, finite, seed=self.seed, updates=updates, total=total_updates)
+        setup = OptimizerSetup(self.optimizer_methods)
+        runner = StepRunner(self.methods, self.memory, session, clock, setup.refuse_bare)
+        self._at_work = _AtWork(runner, clock, setup, PlainLoop(runner))
+        claim(runner, model)
+        clock.watch(optimizer)
+
+    @property
+    def _prepared(self) -> _AtWork:
+        if self._at_work is None:
+            raise HostError("The stack has no model yet: call stack.prepare(model) before the first step.")
+        return self._at_work
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates done."""
+        return 0 if self._at_work is None else self._at_work.clock.updates
+
+    @property
+    def total_updates(self) -> int | None:
+        """Optimizer updates of the whole training, where known; a host may set it before the first step."""
+        return None if self._at_work is None else self._at_work.clock.total
+
+    @total_updates.setter
+    def total_updates(self, total: int | None) -> None:
+        self._prepared.clock.total = total
+
+    @property
+    def runner(self) -> StepRunner:
+        """What runs the micro-batches of the training under way, for hosts.
+
+        Raises:
+            HostError: the stack has no model yet.
+        """
+        return self._prepared.runner
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Let the methods that change the optimizer have it, and count its steps as updates; after `prepare`.
@@ -145,18 +193,10 @@ class Stack(PlainLoop):
         Raises:
             HostError: it has none of the model's parameters, or methods have changed one already.
         """
-        session = self._require_prepared()
-        require_optimizer(optimizer, session.model)
-        if self._optimizer_is_built and self.optimizer_methods:
-            raise HostError(
-                f"stack.optimizer() was called before, and {self.optimizer_methods[0].name} would change the "
-                "optimizer twice: call it once after each stack.prepare()."
-            )
-        for method in sorted(self.optimizer_methods, key=lambda m: OPTIMIZER not in m.claims):
-            optimizer = method.build(optimizer, session.training(method))
-        self._optimizer_is_built = True
-        self.watch(optimizer)
-        return optimizer
+        at_work = self._prepared
+        built = at_work.setup.build(optimizer, at_work.runner.session)
+        at_work.clock.watch(built)
+        return built
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, total_updates: int | None = None
@@ -170,61 +210,124 @@ class Stack(PlainLoop):
         Raises:
             HostError: the length of the training is unknown.
         """
-        if not self._schedulers:
-            return None
+        if self._at_work is None:
+            return OptimizerSetup(self.optimizer_methods).schedule(optimizer, total_updates)
         total = self.total_updates if total_updates is None else total_updates
-        if total is None:
-            raise HostError("A learning-rate schedule needs the length of the training: prepare(total_updates=...).")
-        require_total_updates(total)
-        schedule = self._schedulers[0].schedule(total)
-        assert schedule is not None  # it has one for every length
-        self._scheduler_is_built = True
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return self._at_work.setup.schedule(optimizer, total)
 
-    @property
-    def _schedulers(self) -> list[OptimizerMethod]:
-        return [m for m in self.optimizer_methods if m.schedule(1) is not None]
+    def backward(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        *,
+        scale: float = 1.0,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+        update: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Run one micro-batch forward and backward: the step of a plain PyTorch loop, for methods of every role.
 
-    def _refuse_bare_optimizer(self) -> None:
-        if self.optimizer_methods and not self._optimizer_is_built:
-            raise HostError(
-                f"{self.optimizer_methods[0].name} changes the optimizer, and has not been given it: after "
-                "stack.prepare(model) write `optimizer = stack.optimizer(optimizer)`."
-            )
-        if self._schedulers and self._optimizer_is_built and not self._scheduler_is_built:
-            raise HostError(
-                f"{self._schedulers[0].name} sets the learning rate, and has no scheduler: write `scheduler = "
-                "stack.scheduler(optimizer)` and step it after each update."
-            )
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+            scale: factor of the loss, ``1 / n`` when ``n`` micro-batches make an update.
+            backward: takes a loss and runs its backward pass, for example ``accelerator.backward``.
+            update: for a method that updates within a step (FreeAT): clips, steps the optimizer and clears the
+                gradients as the loop does; by default the watched optimizer steps, without clipping.
 
-    def watch(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Count the steps of this optimizer as updates; ``None`` takes the first that steps the model's parameters."""
-        self._unhook_optimizer()
-        if optimizer is not None:
-            inner = getattr(optimizer, "optimizer", None)  # Accelerate's wrapper takes no hooks
-            optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
-            self._optimizer = optimizer
-            before, after = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
-        else:
-            before, after = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
-        self._optimizer_hooks = [before(self._before_any_step), after(self._after_any_step)]
+        Returns:
+            The loss of the micro-batch, detached and without ``scale``.
 
-    def _unhook_optimizer(self) -> None:
-        while self._optimizer_hooks:
-            self._optimizer_hooks.pop().remove()
-        self._optimizer = None
+        Raises:
+            HostError: the model is in evaluation mode, or the batch is not its keyword arguments.
+        """
+        return self._prepared.loop.backward(model, batch, scale=scale, backward=backward, update=update)
 
-    def _is_watched(self, optimizer: torch.optim.Optimizer) -> bool:
-        if self._optimizer is None:
-            own = {id(p) for p in self._require_prepared().model.parameters()}
-            if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-                self._optimizer = optimizer
-        return optimizer is self._optimizer
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
 
-    def _before_any_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # it makes the gradients only later
-        if closure is None and self._is_watched(optimizer):
-            self.before_step(scaled=getattr(optimizer, "found_inf", None) is not None)
+        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
+        language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
+
+        Args:
+            model: the model, wrapped or not.
+            batch: keyword arguments of the model, ``labels`` among them.
+
+        Raises:
+            HostError: a method of the stack runs the backward passes itself, the model is in evaluation mode, or the
+                batch is not its keyword arguments.
+        """
+        return self._prepared.loop.loss(model, batch)
+
+    def run_step(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        loss: Callable[[], Tensor],
+        run: Callable[[], Tensor],
+        update: Callable[[], None] | None = None,
+        model: nn.Module | None = None,
+    ) -> Tensor:
+        """Run one micro-batch through the host's own passes, in the way that the stack's step method wants.
+
+        Args:
+            inputs: the batch.
+            loss: the host's forward pass and loss, through `clean_pass` and `add_terms`.
+            run: the same with the host's backward pass; returns the loss, detached.
+            update: the host's optimizer step and ``zero_grad``; by default those of the watched optimizer.
+            model: the model as the host runs it.
+        """
+        return self.runner.run_step(inputs, loss=loss, run=run, update=update, model=model)
+
+    @contextmanager
+    def clean_pass(self) -> Iterator[CleanPass | None]:
+        """Surround the host's own forward pass; yields what `add_terms` needs, ``None`` where there are no terms."""
+        if not self.methods:
+            yield None
+            return
+        with self.runner.clean_pass() as clean:
+            yield clean
+
+    def add_terms(
+        self,
+        task_loss: Tensor,
+        outputs: Any,
+        clean: CleanPass | None,
+        *,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        denominator: Tensor | float | None = None,
+        run_task: Callable[[], tuple[Tensor, Any]] | None = None,
+    ) -> Tensor:
+        """Add every term to the task loss.
+
+        Args:
+            task_loss: as the host computed it.
+            outputs: output of the clean pass, with ``logits``.
+            clean: what `clean_pass` yielded.
+            model: the model as the host runs it.
+            inputs: the batch of the clean pass.
+            denominator: items that the host's loss was divided by, where that is not the micro-batch's own count.
+            run_task: runs the host's forward pass and loss again, for terms that ask for a second task loss.
+        """
+        if clean is None and self._at_work is None:
+            return task_loss
+        return self.runner.add_terms(
+            task_loss,
+            outputs,
+            clean,
+            model=model,
+            inputs=inputs,
+            denominator=denominator,
+            run_task=run_task,
+        )
+
+    def take_logs(self) -> dict[str, float]:
+        """Mean of the task loss and of each unweighted term since the last call: the loss is their weighted sum.
+
+        The mean is over micro-batches; where the loss is divided by the items of an update, over updates.
+        What was not finite is counted, if anything was: ``non_finite_task_loss``, ``non_finite_perturbations``.
+        """
+        return {} if self._at_work is None else self._at_work.runner.logs.take()
 
     def before_step(self, *, scaled: bool = False) -> None:
         """Look at the gradients before they become an update; the watched optimizer calls it by itself.
@@ -236,12 +339,13 @@ class Stack(PlainLoop):
             DivergedError: a gradient is not finite. On a CPU the weights have not moved then; on a GPU it is told one
                 update later.
         """
-        if self._counts_updates and self._finite is not None:
-            self._finite.before_step(self.updates + 1, scaled=scaled)
+        if self._at_work is not None:
+            self._at_work.clock.before_step(scaled=scaled)
 
     def first_not_finite(self) -> str | None:
         """Of the update that is under way, the first loss or term that is not finite, and its first example."""
-        return None if self._finite is None else self._finite.first_not_finite(self.updates + 1)
+        clock = None if self._at_work is None else self._at_work.clock
+        return None if clock is None else clock.finite.first_not_finite(clock.updates + 1)
 
     def require_finite(self) -> None:
         """Look at all weights, before they are saved or scored.
@@ -249,41 +353,14 @@ class Stack(PlainLoop):
         Raises:
             DivergedError: one is not finite.
         """
-        if self._finite is not None:
-            self._finite.wait()
-            require_finite_weights(self._require_prepared().model, self.updates)
-
-    def _after_any_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if self._is_watched(optimizer):
-            self._after_watched_step()
-
-    def _after_watched_step(self) -> None:
-        if self._counts_updates and not self._update_has_begun and self._require_prepared().follows_steps:
-            raise HostError(
-                "The optimizer stepped, but the stack never saw the forward pass, so its methods had no effect: write "
-                "stack.backward(model, batch) in a loop of your own; in a Trainer let compute_loss call "
-                "super().compute_loss(), or put the mixin in front: class T(SteadyMixin, Yours)."
-            )
-        self.after_update()
+        if self._at_work is not None:
+            clock = self._at_work.clock
+            clock.finite.wait()
+            require_finite_weights(clock.session.model, clock.updates)
 
     def after_update(self) -> None:
         """Count one optimizer update and move the teachers; the watched optimizer calls it by itself."""
-        if not self._counts_updates:
-            return
-        self.updates += 1
-        if self.methods and self.total_updates is not None and self.updates == self.total_updates + 1:
-            logger.warning(
-                "The training goes on past the %d updates that it was to have (total_updates): whatever goes by its "
-                "length was laid out for those.",
-                self.total_updates,
-            )
-        self._require_prepared().after_update(self.updates, self.total_updates)
-        self._begin_update()
-
-    def _begin_update(self) -> None:
-        self._update_has_begun = False
-        self._micro_batches = 0
-        self._streams = self._new_streams()
+        self._prepared.clock.after_update()
 
     def save(self, folder: str | Path, *, write: bool | None = None, seal: bool = False) -> Path:
         """Write updates, teachers and the state of every method to a checkpoint folder, in one file, atomically.
@@ -299,7 +376,7 @@ class Stack(PlainLoop):
         Raises:
             DivergedError: a weight is not finite: what would be saved is no model.
         """
-        session = self._require_prepared()
+        session = self._session
         if write is None:
             write = process_rank() == 0 or not is_sharded_model(session.model)
         return write_state(Path(folder), self._state(), write=write, seal=seal)
@@ -311,9 +388,10 @@ class Stack(PlainLoop):
             CheckpointError: it holds no state, or the state of other methods.
         """
         saved = self._read(source)
-        self._require_prepared().load(saved)
-        self.updates = saved.updates
-        self._begin_update()
+        clock = self._prepared.clock
+        clock.session.load(saved)
+        clock.updates = saved.updates
+        clock.begin_update()
 
     def state_dict(self) -> dict[str, Any]:
         """What `save` writes, as a dictionary: ``accelerator.register_for_checkpointing(stack)``.
@@ -322,12 +400,10 @@ class Stack(PlainLoop):
         """
         return as_mapping(self._state())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As `load`, from what `state_dict` returned."""
-        self.load(state)
+    load_state_dict = load  # as Accelerate calls it
 
     def _state(self) -> StackState:
-        session = self._require_prepared()
+        session = self._session
         self.require_finite()
         teachers = {key: shadow.tensors for key, shadow in session.shadows.items()}
         return StackState(self.updates, self._description(), teachers, session.anchor, session.tensors)
@@ -345,17 +421,17 @@ class Stack(PlainLoop):
     def _description(self) -> dict[str, Any]:
         return description(self.methods, self.seed)
 
-    def holds(self, model: nn.Module) -> bool:
-        """Whether the stack was prepared with this model and is neither finished nor closed."""
-        return self._is_open and self._session is not None and self._session.model is model
+    @property
+    def _session(self) -> Session:
+        return self.runner.session
 
     def teacher_weights(self) -> dict[Teacher, dict[str, Tensor]]:
         """The teachers' weights by key, for inspection."""
-        return {key: dict(shadow.tensors) for key, shadow in self._require_prepared().shadows.items()}
+        return {key: dict(shadow.tensors) for key, shadow in self._session.shadows.items()}
 
     def copies(self) -> dict[str, Tensor]:
         """Every copy of weights that the stack holds, teachers' and pretrained ones, by a telling name."""
-        session = self._require_prepared()
+        session = self._session
         found = {f"the pretrained {name}": tensor for name, tensor in session.anchor.items()}
         for i, shadow in enumerate(session.shadows.values()):
             found |= {f"teacher {i}'s {name}": tensor for name, tensor in shadow.tensors.items()}
@@ -369,7 +445,7 @@ class Stack(PlainLoop):
         """
         try:
             self.require_finite()
-            self._require_prepared().finish()
+            self._session.finish()
         finally:
             self.close()
 
@@ -378,15 +454,16 @@ class Stack(PlainLoop):
 
         Safe to call twice.
         """
-        self._unhook_optimizer()
-        self._tally.clear()
-        self._is_open = False
-        if self._session is not None:
-            self._session.detach()
+        at_work = self._at_work
+        if at_work is not None:
+            at_work.clock.unhook()
+            at_work.runner.logs.clear()
+            at_work.runner.is_open = False
+            at_work.runner.session.detach()
 
     def explain(self, model: nn.Module | None = None) -> Explanation:
         """Say what each method does to a step and, given a model, how far each weight would move."""
-        session = self._session
+        session = None if self._at_work is None else self._at_work.runner.session
         target = model if model is not None or session is None else session.model
         reports = {} if session is None else session.reports
         return explain(self.methods, target, self.seed, reports, low_memory=self.memory == "low")

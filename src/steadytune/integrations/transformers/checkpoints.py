@@ -107,7 +107,7 @@ def _keep_since_log(trainer: Any, stack: Stack) -> None:
         trainer.state.stateful_callbacks[SINCE_LOG] = {
             "loss": trainer._tr_loss.item(),
             "last_logged": trainer._globalstep_last_logged,
-            "tally": stack._tally.state(),
+            "tally": stack.runner.logs.state(),
         }
 
 
@@ -117,4 +117,4 @@ def _take_up_since_log(trainer: Any, stack: Stack) -> None:
     if isinstance(kept, Mapping) and hasattr(trainer, "_tr_loss"):
         trainer._tr_loss += torch.tensor(kept["loss"], device=trainer._tr_loss.device)
         trainer._globalstep_last_logged = kept["last_logged"]
-        stack._tally.load(kept["tally"], trainer._tr_loss.device)
+        stack.runner.logs.load(kept["tally"], trainer._tr_loss.device)

@@ -16,7 +16,7 @@ def loss_in_parts(trainer: Any, stack: Stack) -> Iterator[None]:
         yield
         return
     whole = trainer.compute_loss
-    trainer.compute_loss = lambda *args, **kwargs: stack.own_share(whole(*args, **kwargs))
+    trainer.compute_loss = lambda *args, **kwargs: stack.runner.own_share(whole(*args, **kwargs))
     try:
         yield
     finally:

@@ -219,9 +219,15 @@ class SteadyMixin(_Base):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=given_items, **kwargs
             )
+        # The Trainer's own loss is the clean pass; the stack adds the terms to it. Four things complicate that:
+        # - a loss may take entries out of the inputs, so a copy is kept for the passes of the terms;
+        # - with memory="low" the stack may know the clean pass already (`clean.known`), which then does not run again;
+        # - a fused head returns no logits, so terms let the model's own head answer (`_task`);
+        # - the Trainer divides by the items of the accumulated batch. A loss that ignores them is an average over the
+        #   micro-batch; it gets its share of the items at the end.
         self._probe_scaling(model, inputs, num_items_in_batch)
         items = None if self._ignores_items() else num_items_in_batch
-        given = dict(inputs)  # a loss may take out the labels, and what is not for the model
+        given = dict(inputs)
         with self.stack.clean_pass() as clean:
             # A fused head warns when it is asked for outputs, and runs the model once more for them.
             needs_outputs = return_outputs or (clean is not None and not self._has_fused_head)
@@ -229,26 +235,27 @@ class SteadyMixin(_Base):
                 loss, outputs = clean.known
             else:
                 loss, outputs = self._task(model, inputs, items, kwargs, needs_outputs, needs_logits=clean is not None)
-        if clean is not None:
-            # What the loss has put in, such as use_cache=False, is for the model, too; labels it may have taken out.
-            batch = dict(inputs) | {name: value for name, value in given.items() if name == "labels"}
-            loss = self.stack.add_terms(
-                loss,
-                outputs,
-                clean,
-                model=model,
-                inputs=batch,
-                denominator=self._denominator(items),
-                run_task=lambda: self._second_task(model, given, items, kwargs),
-            )
-        else:
-            loss = self.stack.add_terms(loss, outputs, None, model=model, inputs=given)
-        if self._averages_itself and num_items_in_batch is not None:
-            # Newer versions of Transformers count a decoder's items so.
-            shifted = bool(getattr(self, "_loss_shifts_labels", False))
-            share = share_of_items(given, num_items_in_batch, shifted=shifted, copies=self._copies(), dtype=loss.dtype)
-            loss = loss * share.to(loss.device)
+        # What the loss has put in, such as use_cache=False, is for the model, too; labels it may have taken out.
+        asked = dict(inputs) | {name: value for name, value in given.items() if name == "labels"}
+        loss = self.stack.add_terms(
+            loss,
+            outputs,
+            clean,
+            model=model,
+            inputs=asked,
+            denominator=self._denominator(items),
+            run_task=lambda: self._second_task(model, given, items, kwargs),
+        )
+        loss = self._share_of_batch(loss, given, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _share_of_batch(self, loss: Tensor, given: dict[str, Any], items: Tensor | int | None) -> Tensor:
+        """Weigh a loss that is an average over the micro-batch by the items that it holds."""
+        if not self._averages_itself or items is None:
+            return loss
+        shifted = bool(getattr(self, "_loss_shifts_labels", False))  # newer Transformers count a decoder's items so
+        share = share_of_items(given, items, shifted=shifted, copies=self._copies(), dtype=loss.dtype)
+        return loss * share.to(loss.device)
 
     def _task(
         self,

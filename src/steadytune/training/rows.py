@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steadytune.errors import DataError, SettingsError
 from steadytune.heads.registry import head_of
 from steadytune.settings.train import TrainSettings
-from steadytune.tasks.files.load import load_files
-from steadytune.tasks.files.sources import open_source
+from steadytune.tasks.files.load import check_files, load_files
 from steadytune.tasks.held_out import with_test_rows
 from steadytune.tasks.named.registry import load_task, task_record
 from steadytune.tasks.subset import take_subset
@@ -29,15 +28,15 @@ def check_source(settings: TrainSettings) -> None:
 
     Raises:
         SettingsError: it is not so.
-        DataError: a file is missing, empty or not of the format its name says; the task is for evaluation only.
+        DataError: a file is missing, empty or not of the format its name says, its columns are not clear, or its rows
+            cannot be used (seen here if it is small); the task is for evaluation only.
     """
     files = {name: getattr(settings, name) for name in ("train_file", "validation_file", "test_file")}
     files = {name: path for name, path in files.items() if path is not None}
     if settings.task is not None and files:
         raise SettingsError(f"--task and --{next(iter(files)).replace('_', '-')}: give one or the other.")
     if settings.task is not None:
-        of_files = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding", "head")
-        given = next((name for name in of_files if getattr(settings, name) is not None), None)
+        given = next((name for name, value in _of_files(settings).items() if value is not None), None)
         if given is not None:
             raise SettingsError(f"--{given.replace('_', '-')}: is for your own files; --task says it itself.")
         record = task_record(settings.task)
@@ -45,8 +44,14 @@ def check_source(settings: TrainSettings) -> None:
             TaskData(record, {}, (), {}).training_rows()  # says what to train on
     elif settings.train_file is None:
         raise SettingsError("Nothing to learn from: give --task movie-reviews, or your rows with --train-file.")
-    for path in files.values():
-        open_source(path, settings.delimiter, settings.encoding)
+    if files:
+        check_files(**files, **_of_files(settings))
+
+
+def _of_files(settings: TrainSettings) -> dict[str, Any]:
+    """Return how the user's files are to be read."""
+    names = ("text_column", "text_pair_column", "label_column", "delimiter", "encoding", "head")
+    return {name: getattr(settings, name) for name in names}
 
 
 def load_data(settings: TrainSettings) -> TaskData:
@@ -61,15 +66,7 @@ def load_data(settings: TrainSettings) -> TaskData:
         data = load_task(settings.task, settings.data_dir or os.environ.get(DATA_FOLDER) or None)
     else:
         data = load_files(
-            settings.train_file or "",
-            settings.validation_file,
-            settings.test_file,
-            text_column=settings.text_column,
-            text_pair_column=settings.text_pair_column,
-            label_column=settings.label_column,
-            head=settings.head,
-            delimiter=settings.delimiter,
-            encoding=settings.encoding,
+            settings.train_file or "", settings.validation_file, settings.test_file, **_of_files(settings)
         )
     data.training_rows()
     if "validation" not in data.splits:

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import random
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -538,6 +540,30 @@ def test_lists_of_tags_written_as_text(tmp_path):
     assert named(data) == [["B-ORG", "O"], ["O"]]
     with pytest.raises(DataError, match="which column holds the tags"):
         load(put(tmp_path, "u.csv", table([(*row, row[1]) for row in rows], ("tokens", "ner_tags", "pos_tags"))))
+
+
+# --- quick answers ---------------------------------------------------------------------------------------------------
+
+_QUICK = """
+import sys
+from steadytune.cli.app import main
+for file in sys.argv[1:]:
+    assert main(["train", "-q", "--train-file", file, "--output-dir", "out"]) == 2
+    assert not {"torch", "transformers", "datasets"} & set(sys.modules), file
+"""
+
+
+def test_mistakes_in_files_and_columns_are_told_before_anything_heavy_is_imported(tmp_path):
+    files = [
+        put(tmp_path, "a.csv", table([("a", "b", "x")], ("p", "q", "r"))),
+        put(tmp_path, "b.csv", table([("a", "x"), ("", "y")])),
+        put(tmp_path, "c.conll", PLAIN + "Peter 0\n"),
+        put(tmp_path, "d.json", "[1]"),
+    ]
+    command = [sys.executable, "-c", _QUICK, *map(str, files)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stderr.splitlines()) == len(files)
 
 
 # --- any table in any form -------------------------------------------------------------------------------------------

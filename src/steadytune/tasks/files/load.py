@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _arrow: Any = compute
+#: Bytes of a file up to which `check_files` reads its rows.
+_SMALL = 4 << 20
 
 
 def load_files(
@@ -65,14 +67,8 @@ def load_files(
     >>> data.task.label_names, data.counts["train"]
     (('no', 'yes'), RowCounts(read=4, used=2))
     """
-    if head is not None and head not in FILE_HEADS:
-        known = ", ".join(FILE_HEADS)
-        raise SettingsError(f"unknown head {excerpt(head)}; known are {known}.{did_you_mean(str(head), FILE_HEADS)}")
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    sources = {split: open_source(file, delimiter, encoding) for split, file in files.items() if file is not None}
-    reader = reader_for(sources["train"], text_column, text_pair_column, label_column, head)
-    for source in sources.values():
-        reader.check(source)
+    reader, sources = _opened(files, (text_column, text_pair_column, label_column), head, delimiter, encoding)
     tables = {split: _read(reader, source) for split, source in sources.items()}
     read = {split: table.num_rows for split, table in tables.items()}
     notes = list(dict.fromkeys(note for source in sources.values() for note in source.notes)) + reader.notes
@@ -93,6 +89,48 @@ def load_files(
     return TaskData(task, {split: dataset_of(table) for split, table in tables.items()}, (), counts, tuple(notes))
 
 
+def check_files(
+    train_file: str | Path,
+    validation_file: str | Path | None = None,
+    test_file: str | Path | None = None,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    head: Head | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> None:
+    """Raise what `load_files` would raise about files, columns and, where the files are small, rows.
+
+    Neither torch nor `datasets` is imported for it, so mistakes are reported within a second.
+    """
+    files = {"train": train_file, "validation": validation_file, "test": test_file}
+    reader, sources = _opened(files, (text_column, text_pair_column, label_column), head, delimiter, encoding)
+    for source in sources.values():
+        if source.path.stat().st_size > _SMALL:
+            return
+        reader.read(source)
+
+
+def _opened(
+    files: Mapping[str, str | Path | None],
+    columns: tuple[str | None, str | None, str | None],
+    head: Head | None,
+    delimiter: str | None,
+    encoding: str | None,
+) -> tuple[FileReader, dict[str, Source]]:
+    """Return the reader that the training file asks for, and the files; raises DataError where they do not fit."""
+    if head is not None and head not in FILE_HEADS:
+        known = ", ".join(FILE_HEADS)
+        raise SettingsError(f"unknown head {excerpt(head)}; known are {known}.{did_you_mean(str(head), FILE_HEADS)}")
+    sources = {split: open_source(file, delimiter, encoding) for split, file in files.items() if file is not None}
+    reader = reader_for(sources["train"], *columns, head)
+    for source in sources.values():
+        reader.check(source)
+    return reader, sources
+
+
 def training_rows(
     train_file: str | Path,
     *,
@@ -107,10 +145,9 @@ def training_rows(
 
     Raises DataError and SettingsError as `load_files` does.
     """
-    source = open_source(train_file, delimiter, encoding)
-    reader = reader_for(source, text_column, text_pair_column, label_column, head)
-    reader.check(source)
-    return dataset_of(_read(reader, source))
+    columns = (text_column, text_pair_column, label_column)
+    reader, sources = _opened({"train": train_file}, columns, head, delimiter, encoding)
+    return dataset_of(_read(reader, sources["train"]))
 
 
 def _read(reader: FileReader, source: Source) -> pa.Table:

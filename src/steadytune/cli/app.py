@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("stopped.", status) if status == INTERRUPTED else status  # typer's answer to Ctrl-C
     except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
         if debug:
-            traceback.print_exc()
+            from steadytune.support.text import printable
+
+            print(printable(traceback.format_exc()), file=sys.stderr)
         message, status = _describe(error)
         return _fail(message, status)
 
@@ -62,11 +64,19 @@ def _describe(error: BaseException) -> tuple[str, int]:
     if mistakes.is_usage_error(error):
         return mistakes.usage_message(error), BAD_INPUT
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or 'input or output'}.", BAD_INPUT
+        return _of_the_system(error), BAD_INPUT
     said = _said_by_a_library(error)
     if said is not None:
         return said, BAD_INPUT
     return f"internal error, {type(error).__name__}: {error} (--debug shows where).", INTERNAL_ERROR
+
+
+def _of_the_system(error: OSError) -> str:
+    try:
+        os.getcwd()
+    except OSError:
+        return "the current folder was removed: change to one that is there."
+    return f"{error.strerror or error}: {error.filename or 'input or output'}."
 
 
 def _said_by_a_library(error: BaseException) -> str | None:
@@ -81,9 +91,10 @@ def _said_by_a_library(error: BaseException) -> str | None:
 
 
 def _fail(message: str, status: int) -> int:
+    from steadytune.support.text import printable  # not for --help, which imports next to nothing
+
     line = " ".join(message.split())
-    # Control characters out of data or file names must not reach the terminal.
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    line = printable(line)
     if len(line) > LONGEST_LINE:
         line = f"{line[: LONGEST_LINE // 2]} [...] {line[-LONGEST_LINE // 2 :]}"
     print(f"steadytune: {line}", file=sys.stderr)

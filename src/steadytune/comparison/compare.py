@@ -23,6 +23,7 @@ from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import this_process, write_json
+from steadytune.support.secrets import redact
 from steadytune.support.writing import remove_folder, writes_below
 from steadytune.training.folder import RunFolder, describe_environment
 
@@ -66,7 +67,7 @@ def compare(
     refuse_foreign(settings.folder)
     cells = plan_cells(settings)
     claim(settings)
-    repeat = command or f"steadytune compare --config {settings.folder / CONFIG}"
+    repeat = redact(command or f"steadytune compare --config {settings.folder / CONFIG}")
     made = engine or make_engine(settings)
     work = ComparisonSession(settings, compared, cells, engine=made, reporter=shown, command=repeat, remote=remote)
     try:

@@ -20,8 +20,8 @@ from typing import Any
 from steadytune.errors import SettingsError
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.support.reading import RESULTS, read_bytes
-from steadytune.support.secrets import redact, refuse_secret_url
-from steadytune.support.text import excerpt, is_url
+from steadytune.support.secrets import refuse_secret_url
+from steadytune.support.text import brief, excerpt, is_url
 from steadytune.support.writing import make_folder, open_file, refuse_links, writes_below
 
 #: Present last: a run whose record is not there was not sent to its end.
@@ -263,4 +263,4 @@ def _is_record(name: PurePosixPath) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(redact(str(error)).split())[:300] or type(error).__name__
+    return brief(error) or type(error).__name__

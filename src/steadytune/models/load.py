@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from steadytune.errors import ModelNotFoundError, did_you_mean
 from steadytune.heads.head import TaskHead
 from steadytune.heads.registry import head_of
+from steadytune.models.folder_check import check_folder
 from steadytune.models.new_head import draw_head, in_short, is_of_the_head, other_outputs
-from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
+from steadytune.support.hub import CONNECTION_SECONDS, hub_address, hub_is_reachable, within
+from steadytune.support.text import brief
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -49,9 +51,12 @@ def find_model(name: str) -> ModelSource:
         return ModelSource(str(minilm_folder()), "embedded")
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        return ModelSource(str(_model_folder(folder, name)), "folder")
+        found = _model_folder(folder, name)
+        check_folder(found, name)
+        return ModelSource(str(found), "folder")
     cached = _cached_folder(name)
     if cached is not None:
+        check_folder(cached, name)
         return ModelSource(str(cached), "cache")
     _require_on_hub(name)
     return ModelSource(name, "hub")
@@ -100,7 +105,7 @@ def _require_on_hub(name: str) -> None:
         raise ModelNotFoundError(
             f"--model {name}: {looked}, and the Hub is off (HF_HUB_OFFLINE).{hint} Give a folder."
         )
-    address = constants.ENDPOINT
+    address = hub_address()
     remedy = f"{hint} Check the connection, give a folder, or use --model minilm, which needs no Hub."
     if not hub_is_reachable():
         constants.HF_HUB_OFFLINE = True  # everything after this answers at once instead of timing out
@@ -117,7 +122,7 @@ def _require_on_hub(name: str) -> None:
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(f"--model {name}: {looked}, and the Hub has no such model.{hint}") from error
     except Exception as error:  # whatever the Hub's client and its HTTP library raise becomes one line
-        reason = " ".join(str(error).split())[:300]
+        reason = brief(error)
         raise ModelNotFoundError(f"--model {name}: {looked}; {address} gave an error ({reason}).{remedy}") from error
 
 
@@ -159,7 +164,7 @@ def load_model(
         others = other_outputs(transformers.AutoConfig.from_pretrained(source.location, **options), task)
         tokenizer = _load_tokenizer(source, task, options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
-        reason = " ".join(str(error).split())
+        reason = brief(error, 10_000)
         if "ignore_mismatched_sizes" in reason:
             reason = f"its head has not {task.number_of_outputs} outputs, or config.json is not that of its weights"
         raise ModelNotFoundError(

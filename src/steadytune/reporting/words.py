@@ -27,7 +27,13 @@ def size(train_size: str | None) -> str:
     if train_size is None:
         return "all rows"
     text = plain_text(train_size)
-    return f"{int(text):,} rows" if text.isdigit() else f"{text} of the rows" if text.endswith("%") else text
+    return (
+        f"{int(text):,} rows"
+        if text.isascii() and text.isdigit()
+        else f"{text} of the rows"
+        if text.endswith("%")
+        else text
+    )
 
 
 #: What Markdown or HTML would take for markup: a tag, a character by name, and signs that are more than themselves.

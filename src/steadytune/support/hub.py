@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from steadytune.support.secrets import redact
+
 CONNECTION_SECONDS = 2.0
 
 
@@ -20,12 +22,19 @@ def hub_is_reachable(seconds: float = CONNECTION_SECONDS) -> bool:
     endpoint = urlsplit(constants.ENDPOINT)
     proxy = os.environ.get(f"{endpoint.scheme}_proxy") or os.environ.get(f"{endpoint.scheme.upper()}_PROXY")
     target = urlsplit(proxy if proxy and "//" in proxy else f"//{proxy}") if proxy else endpoint
-    port = target.port or (80 if target.scheme == "http" else 443)
     try:
+        port = target.port or (80 if target.scheme == "http" else 443)
         within(seconds, lambda: socket.create_connection((target.hostname or "", port), timeout=seconds).close())
-    except (OSError, queue.Empty):
+    except (OSError, ValueError, queue.Empty):  # ValueError: no port that there can be
         return False
     return True
+
+
+def hub_address() -> str:
+    """Where the Hub is, for messages: without a user, a password or a token."""
+    from huggingface_hub import constants
+
+    return redact(constants.ENDPOINT)
 
 
 def within(seconds: float, ask: Callable[[], Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 
+from steadytune.support.secrets import redact_logs
+
 
 def quiet_libraries() -> None:
     """Let our own lines be heard: warnings of the libraries go to the logs at level ERROR only."""
@@ -23,3 +25,4 @@ def quiet_transformers() -> None:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="torch|transformers|accelerate|datasets")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    redact_logs()

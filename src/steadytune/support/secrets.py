@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from typing import Any
+from urllib.parse import unquote
 
 from steadytune.errors import SettingsError
 
@@ -19,7 +20,7 @@ HIDDEN = "[hidden]"
 #: Shorter values of the environment are words that occur anyway.
 _SHORTEST = 8
 _NAMES = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|_PAT$|_AUTH", re.I)
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:(?::|//))(?P<rest>[^\s\"'<>\\|]+)")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:(?:/+|:))(?P<rest>[^\s\"'<>\\|]+)")
 
 
 def redact(text: str) -> str:
@@ -110,8 +111,9 @@ def _of_environment() -> list[str]:
     for name, value in os.environ.items():
         if _NAMES.search(name) and len(value) >= _SHORTEST:
             found.add(value)
-        if "://" in value and "@" in value:
-            authority = value.partition("://")[2].rpartition("@")[0]
-            parts = {authority, *authority.split(":", 1)}
-            found |= {part for part in parts if len(part) >= _SHORTEST}
+        if "://" in value and is_secret_url(value):
+            rest = value.partition("://")[2]
+            hidden = [rest.rpartition("@")[0], *re.split("[?#]", rest)[1:]]
+            parts = {*hidden, *(part for text in hidden for part in re.split("[:/@?#&=]", text))}
+            found |= {text for part in parts for text in (part, unquote(part)) if len(text) >= _SHORTEST}
     return sorted(found, key=len, reverse=True)

@@ -6,6 +6,7 @@ import math
 import re
 
 from steadytune.errors import SteadytuneError
+from steadytune.support.secrets import redact
 
 
 def counted(number: int, noun: str) -> str:
@@ -27,8 +28,7 @@ def plain_text(text: object) -> str:
         >>> plain_text("a\\x00b\\nc")
         'a\\\\x00b c'
     """
-    line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return printable(" ".join(str(text).split()))
 
 
 def shortened(text: str, letters: int) -> str:
@@ -157,7 +157,7 @@ def excerpt(value: object) -> str:
     >>> excerpt("red \x1b[31m")
     "'red \\x1b[31m'"
     """
-    text = str(value)
+    text = redact(str(value))
     escaped = repr(text[: LONGEST_EXCERPT + 1])
     if len(text) <= LONGEST_EXCERPT and len(escaped) <= LONGEST_EXCERPT + 2:
         return escaped
@@ -175,12 +175,24 @@ def listing(names: list[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace control characters, so that text out of data files cannot steer the terminal.
+    """Show control characters and marks of direction as escapes, and hide secrets: what every line of ours passes.
 
     >>> printable("a\\x1b[31mb")
     'a\\\\x1b[31mb'
     """
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    shown = redact(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in shown)
+
+
+def brief(error: object, letters: int = 300) -> str:
+    """What an error of a library says, without secrets, on one line of so many letters.
+
+    >>> brief(ValueError("no\\n  good"))
+    'no good'
+    """
+    return " ".join(redact(str(error)).split())[:letters]
 
 
 def safe_name(name: str) -> str:
@@ -198,7 +210,7 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("no\\n  good"))
     'ValueError: no good'
     """
-    text = " ".join(str(error).split())[:500]
+    text = brief(error, 500)
     return text if isinstance(error, SteadytuneError) else f"{type(error).__name__}: {text}"
 
 

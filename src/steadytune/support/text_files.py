@@ -16,6 +16,7 @@ import psutil
 from charset_normalizer import from_bytes
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.support.reading import open_regular
 from steadytune.support.text import excerpt
 
 GZIP = b"\x1f\x8b"
@@ -56,7 +57,12 @@ class Text:
 
 def open_bytes(path: Path, compressed: bool) -> IO[bytes]:
     """Open a file for reading, unpacked."""
-    return gzip.open(path, "rb") if compressed else path.open("rb")
+    file = open_regular(path)
+    if not compressed:
+        return file
+    unpacked = gzip.GzipFile(fileobj=file)
+    unpacked.myfileobj = file  # closed with it
+    return unpacked  # pyright: ignore[reportReturnType] - a file in all but name
 
 
 def head_of(path: Path, compressed: bool) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -36,6 +37,8 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _FOLDER = getattr(os, "O_DIRECTORY", 0)
 #: Windows looks names up by their whole paths only.
 _BY_FOLDER = os.open in os.supports_dir_fd and os.mkdir in os.supports_dir_fd
+#: How a URL begins, once it was taken for a path.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(:.*)?$")
 #: Folders given by a person that are written at present, each absolute.
 _given: list[Path] = []
 
@@ -252,6 +255,8 @@ def _inside(path: Path) -> Iterator[tuple[int | None, str]]:
 
 def _root(path: Path) -> Path | None:
     """The given folder that a path lies in; the outermost of several."""
+    if path.parts and _SCHEME.match(path.parts[0]):
+        raise SettingsError("A URL where a folder or file of this machine must be named; only `compare` keeps at one.")
     place = path.absolute()
     outer = [given for given in _given if given in (place, *place.parents)]
     return min(outer, key=lambda given: len(given.parts), default=None)

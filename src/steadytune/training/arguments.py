@@ -11,6 +11,7 @@ from steadytune.errors import SettingsError
 from steadytune.heads.registry import head_of
 from steadytune.settings.fields import with_fact
 from steadytune.settings.groups import RunSettings, SmoothingSettings
+from steadytune.support.text import brief
 from steadytune.tasks.task import Head
 from steadytune.training.folder import RunFolder
 
@@ -47,7 +48,7 @@ def training_arguments(settings: RunSettings, folder: RunFolder, *, each_epoch: 
             dataloader_pin_memory=torch.cuda.is_available() and not settings.use_cpu,
         )
     except (ValueError, RuntimeError, ImportError) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(brief(error, 2000)) from error
 
 
 def refuse_label_smoothing(settings: SmoothingSettings, head: Head) -> None:

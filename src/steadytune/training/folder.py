@@ -176,15 +176,20 @@ class RunFolder:
         Raises:
             DamagedCheckpointError: there are some, and all are damaged.
         """
-        from steadytune.core.state.file import FILE_NAME, read_state, require_sealed  # imports torch
+        from steadytune.core.state.file import (  # imports torch
+            FILE_NAME,
+            checkpoint_number,
+            read_state,
+            require_sealed,
+        )
 
-        def updates(folder: Path) -> int:
-            return int(folder.name.removeprefix("checkpoint-"))
-
-        folders = [f for f in self.checkpoints.glob("checkpoint-*") if f.name.removeprefix("checkpoint-").isdigit()]
+        found = {folder: checkpoint_number(folder.name) for folder in self.checkpoints.glob("checkpoint-*")}
+        numbered = {folder: number for folder, number in found.items() if number is not None}
         # The stack's state is the last file of a checkpoint, so its presence says that the others are whole.
         damaged = ""
-        for folder in sorted((f for f in folders if (f / FILE_NAME).is_file()), key=updates, reverse=True):
+        for folder in sorted(
+            (f for f in numbered if (f / FILE_NAME).is_file()), key=numbered.__getitem__, reverse=True
+        ):
             try:
                 require_sealed(folder)
                 read_state(folder)

@@ -9,9 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from steadytune.cli.stopped import Stopped
+from steadytune.cli.views.console import Screen
 from steadytune.comparison.candidates import candidates
 from steadytune.comparison.plan import places
 from steadytune.models.load import find_model
@@ -51,7 +50,7 @@ def run(settings: CompareSettings, options: Options) -> None:
     from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
-    console = Console()
+    console = Screen()
     reporter = ComparisonReporter(console, options.quiet)
     data = ", ".join(settings.tasks) or settings.train_file
     reporter.note(
@@ -89,7 +88,7 @@ def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
         settings = settings.model_copy(update={"output_dir": str(remote.local)})
     plan = plan_comparison(settings)
     if not quiet:
-        show_plan(Console(), plan)
+        show_plan(Screen(), plan)
 
 
 def _terminate_gently() -> Any:

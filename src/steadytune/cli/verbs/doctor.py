@@ -7,8 +7,7 @@ import platform
 import shutil
 from importlib import metadata
 
-from rich.console import Console
-
+from steadytune.cli.views.console import Screen
 from steadytune.errors import SteadytuneError
 from steadytune.settings.fields import Settings
 from steadytune.version import __version__
@@ -25,7 +24,7 @@ class Options(Settings):
 
 def run(_options: Options) -> None:
     """Print one line per check; nothing is changed, and nothing but one connection to the Hub is tried."""
-    console = Console()
+    console = Screen()
 
     def line(ok: bool | None, name: str, text: str) -> None:
         mark = {True: "ok  ", False: "no  ", None: "    "}[ok]
@@ -67,13 +66,11 @@ def _demo(line) -> None:
 def _hub(line) -> None:
     from huggingface_hub import constants
 
-    from steadytune.models.load import hub_is_reachable
+    from steadytune.support.hub import hub_address, hub_is_reachable
 
     if constants.is_offline_mode():
         line(None, "Hub", "switched off by HF_HUB_OFFLINE; folders, the cache and the embedded demo still work")
     elif hub_is_reachable():
-        line(True, "Hub", constants.ENDPOINT)
+        line(True, "Hub", hub_address())
     else:
-        line(
-            None, "Hub", f"{constants.ENDPOINT} cannot be reached; folders, the cache and the embedded demo still work"
-        )
+        line(None, "Hub", f"{hub_address()} cannot be reached; folders, the cache and the embedded demo still work")

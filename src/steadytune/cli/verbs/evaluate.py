@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-
+from steadytune.cli.views.console import Screen
 from steadytune.comparison.kept_models import kept_models
 from steadytune.errors import SettingsError
 from steadytune.evaluation.evaluate import check_run, is_run
@@ -51,7 +50,7 @@ def run(settings: EvaluateOptions, options: Options) -> None:
     from steadytune.support.quiet_libraries import quiet_libraries
 
     quiet_libraries()
-    console = Console()
+    console = Screen()
 
     def tell(line: str) -> None:
         if not quiet:

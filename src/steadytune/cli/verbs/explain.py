@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator
-from rich.console import Console
 
-from steadytune.cli.views.console import show_lines
+from steadytune.cli.views.console import Screen, show_lines
 from steadytune.settings.fields import METHODS, MODEL, setting
 from steadytune.settings.groups import MethodsOfARun, SeedSettings, as_names
 
@@ -48,7 +47,7 @@ def run(options: Options) -> None:
     low_memory = options.memory == "low"
     explanation = explain(methods, loaded, seed, {}, low_memory=low_memory)
     refusals = conflicts(methods)
-    console = Console()
+    console = Screen()
     if not refusals:
         show_lines(console, str(explanation))
     else:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from steadytune.cli.stopped import told_how_to_go_on
+from steadytune.cli.views.console import Screen
 from steadytune.models.load import find_model
 from steadytune.settings.asked import FromFile
 from steadytune.settings.hybrid import TASK, HybridSettings
@@ -29,7 +28,7 @@ def run(settings: HybridSettings, options: FromFile) -> None:
     from steadytune.cli.views.console import ConsoleReporter, before_and_after
     from steadytune.training.hybrid.run import train_hybrid
 
-    console = Console()
+    console = Screen()
     reporter = ConsoleReporter(console, options.quiet)
     reporter.note(f"Hybrid network of {settings.model} on {TASK}, methods: {' + '.join(settings.methods)}")
     with told_how_to_go_on():

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
-from steadytune.cli.views.console import show_lines
+from steadytune.cli.views.console import Screen, show_lines
 from steadytune.errors import SettingsError
 from steadytune.proposal.configuration import configuration, cost, recommended, seen
 from steadytune.proposal.first_look import Look, first_look
@@ -73,7 +71,7 @@ def _as_seen_from(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show(look: Look, output: Path, verb: str) -> None:
-    console = Console()
+    console = Screen()
     for sentence in seen(look):
         show_lines(console, sentence)
     for name, (value, why) in recommended(look).items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from steadytune.cli.views.console import show_lines
+from steadytune.cli.views.console import Screen, show_lines
 from steadytune.settings.fields import METHODS, Settings, setting
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(options: Options) -> None:
     from steadytune.methods.registry import all_methods, method_classes
 
     known = all_methods()
-    console = Console()
+    console = Screen()
     if options.names:
         for method in method_classes(options.names):
             _show_settings(console, method())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from steadytune.cli.stopped import told_how_to_go_on
-from steadytune.cli.views.console import PlainTable
+from steadytune.cli.views.console import PlainTable, Screen
 from steadytune.models.load import find_model
 from steadytune.settings.asked import FromFile
 from steadytune.settings.multi_task import MultiTaskSettings
@@ -38,7 +37,7 @@ def run(settings: MultiTaskSettings, options: FromFile) -> None:
     from steadytune.cli.views.console import ConsoleReporter
     from steadytune.training.multi_task.run import train_together
 
-    console = Console()
+    console = Screen()
     reporter = ConsoleReporter(console, options.quiet)
     reporter.note(f"{settings.model} on {', '.join(settings.tasks)}, methods: {' + '.join(settings.methods)}")
     with told_how_to_go_on():

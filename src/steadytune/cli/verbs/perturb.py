@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
-from rich.console import Console
 
-from steadytune.cli.views.console import byte_bar, show_lines
+from steadytune.cli.views.console import Screen, byte_bar, show_lines
 from steadytune.settings.asked import Asked
 from steadytune.settings.fields import MODEL, OUTPUT, setting
 
@@ -61,7 +60,7 @@ def run(options: Options) -> None:
     from steadytune.support.quiet_libraries import quiet_transformers
 
     quiet_transformers()
-    console = Console()
+    console = Screen()
     with byte_bar(console, "perturbing", quiet=options.quiet) as tell:
         made = perturb_checkpoint(
             options.source,

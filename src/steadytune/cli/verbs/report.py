@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from steadytune.cli.views.console import Screen
 from steadytune.errors import SettingsError, SteadytuneError
 from steadytune.settings.asked import Asked
 from steadytune.settings.fields import OUTPUT, setting
@@ -42,7 +41,7 @@ def run(options: Options) -> None:
         raise SettingsError(f"{folder}: its files hold what no comparison has ({error!r}).") from error
     if options.quiet:
         return
-    console = Console()
+    console = Screen()
     if made.missing:
         console.print(printable(made.missing), highlight=False, markup=False, soft_wrap=not console.is_terminal)
     console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)

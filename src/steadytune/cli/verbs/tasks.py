@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from steadytune.cli.views.console import Screen
 from steadytune.settings.fields import DATA, setting
 from steadytune.settings.groups import DataFolderSettings
 from steadytune.tasks.named.loading import place_of
@@ -41,7 +42,7 @@ class Options(DataFolderSettings):
 
 def run(options: Options) -> None:
     """Print all named tasks as a table, with where each is found now, or the records of the named ones."""
-    console = Console()
+    console = Screen()
     names, data_dir = options.names, options.data_dir or os.environ.get(DATA_FOLDER)
     if names:
         for task in map(task_record, names):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from steadytune.cli.stopped import told_how_to_go_on
+from steadytune.cli.views.console import Screen
 from steadytune.models.load import find_model
 from steadytune.settings.asked import FromFile
 from steadytune.settings.train import TrainSettings
@@ -38,7 +37,7 @@ def run(settings: TrainSettings, options: FromFile) -> None:
     from steadytune.training.run import train
     from steadytune.training.transfer import mean_gap
 
-    console = Console()
+    console = Screen()
     reporter = ConsoleReporter(console, options.quiet)
     data = settings.task or settings.train_file
     reporter.note(f"{settings.model} on {data}, methods: {' + '.join(settings.methods)}")

@@ -17,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +31,22 @@ SHOWN = (
 LONGEST_NAME = 20
 #: After so many seconds and updates a line says how long training will take where there is no bar, unless it is short.
 TOLD_AFTER, TOLD_UPDATES, SHORT = 10.0, 5, 30.0
+
+
+class Screen(Console):
+    """Where every verb prints: whatever text arrives, no control character and no secret gets to the terminal."""
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """As in `Console`, strings made harmless before they are laid out."""
+        super().print(*(printable(o) if isinstance(o, str) else o for o in objects), **settings)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """As in `Console`; what is in tables, bars and panels is made harmless as well."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text.isspace():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
 
 
 class ConsoleReporter:

@@ -225,7 +225,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
 
 def _knock(address: str) -> None:
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise ValueError("write it as ray://host:10001, host:6379 or auto")
     socket.create_connection((host.strip("[]"), int(port)), timeout=REACH).close()
 

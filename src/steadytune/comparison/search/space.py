@@ -235,7 +235,7 @@ def parse_search(entries: Sequence[str]) -> SearchSettings:
     SearchSettings(trials=30, ranges={})
     """
     given = [entry.partition("=")[2].strip() for entry in entries if entry.partition("=")[0].strip() == "trials"]
-    if len(given) != 1 or not given[0].isdigit() or int(given[0]) < 1:
+    if len(given) != 1 or not given[0].isascii() or not given[0].isdigit() or int(given[0]) < 1:
         raise SettingsError(f"--search: say how many trials, e.g. --search trials=30; got {' '.join(entries)!r}.")
     rest = [entry for entry in entries if entry.partition("=")[0].strip() != "trials"]
     return SearchSettings(int(given[0]), parse_ranges(rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -161,12 +162,22 @@ def require_checkpoint(folder: Path) -> None:
 _MODELS = {"adapter_config.json": "an adapter", "config.json": "a model"}
 
 
+def checkpoint_number(name: str) -> int | None:
+    """The updates that the name of a checkpoint's folder tells, as Trainers name them; ``None`` for other names.
+
+    >>> checkpoint_number("checkpoint-12"), checkpoint_number("checkpoint-²"), checkpoint_number("checkpoint-٣")
+    (12, None, None)
+    """
+    found = re.fullmatch(r"checkpoint-([0-9]{1,18})", name)
+    return int(found[1]) if found else None
+
+
 def _newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the highest number in a folder, as Trainers name them."""
     numbered = {
-        path.parent: int(number)
+        path.parent: number
         for path in folder.glob(f"checkpoint-*/{FILE_NAME}")
-        if (number := path.parent.name.removeprefix("checkpoint-")).isdecimal()
+        if (number := checkpoint_number(path.parent.name)) is not None
     }
     return max(numbered, key=lambda path: numbered[path], default=None)
 

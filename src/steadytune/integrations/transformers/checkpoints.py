@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from steadytune.core.stack.stack import Stack
-from steadytune.core.state.file import FILE_NAME
+from steadytune.core.state.file import FILE_NAME, checkpoint_number
 from steadytune.support.atomic_files import sync_all
 from steadytune.support.writing import refuse_links, remove_file, remove_folder, sync
 
@@ -43,8 +43,8 @@ def remove_older(newest: Path, limit: int | None, best: str | None = None) -> No
     """
     if not limit or limit < 0:
         return
-    numbers = {path: path.name.removeprefix(PREFIX) for path in newest.parent.glob(f"{PREFIX}*") if path.is_dir()}
-    numbered = {path: int(number) for path, number in numbers.items() if number.isdigit()}
+    numbers = {path: checkpoint_number(path.name) for path in newest.parent.glob(f"{PREFIX}*") if path.is_dir()}
+    numbered = {path: number for path, number in numbers.items() if number is not None}
     last = numbered[newest]
     kept = {newest} | ({Path(best)} if best is not None else set())
     surplus = len(numbered) - max(limit, len(kept))

@@ -27,6 +27,7 @@ from steadytune.integrations.transformers.fused_head import WithLogits, has_fuse
 from steadytune.integrations.transformers.loss_in_parts import loss_in_parts
 from steadytune.integrations.transformers.loss_scaling import share_of_items
 from steadytune.integrations.transformers.refusals import refuse_trainer
+from steadytune.support.text import brief
 
 logger = logging.getLogger("steadytune")
 
@@ -101,7 +102,7 @@ class SteadyMixin(_Base):
         except UnpicklingError as error:  # torch reads nothing but plain data: the file is not a Trainer's
             raise CheckpointError(
                 f"{self._resume_folder}: a file there is not plain data and was not read "
-                f"({' '.join(str(error).split())[:100]}): resume only from checkpoints that you trust."
+                f"({brief(error, 100)}): resume only from checkpoints that you trust."
             ) from error
         finally:
             self.stack.close()

@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steadytune.errors import CheckpointError
+from steadytune.models.folder_check import files_of_index
 from steadytune.support.reading import open_regular
+from steadytune.support.text import brief
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Weights in other formats: copied beside changed safetensors they would be other weights.
@@ -103,14 +105,9 @@ def weight_files(folder: Path) -> list[Path]:
             "save it with save_pretrained(folder), which writes safetensors."
         )
     try:
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        files = sorted({folder / Path(name).name for name in names})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / INDEX}: is no index of weights ({type(error).__name__}).") from None
-    missing = [file.name for file in files if not file.is_file()]
-    if missing or not files:
-        raise CheckpointError(f"{folder / INDEX}: names {missing or ['no file'][0]}, which is not there.")
-    return files
+        return files_of_index(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{error}.") from None
 
 
 def stored_tensors(file: Path) -> list[StoredTensor]:
@@ -127,7 +124,7 @@ def stored_tensors(file: Path) -> list[StoredTensor]:
             header = json.loads(opened.read(length))
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"{file}: is damaged or not whole ({' '.join(str(error).split())[:200]}); fetch or save it again."
+            f"{file}: is damaged or not whole ({brief(error, 200)}); fetch or save it again."
         ) from None
     return sorted(_tensors(file, header, 8 + length), key=lambda tensor: (tensor.start, tensor.stop))
 

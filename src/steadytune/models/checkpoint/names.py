@@ -13,6 +13,7 @@ from torch import nn
 from steadytune.errors import CheckpointError, SettingsError, did_you_mean
 from steadytune.heads.registry import FILE_HEADS, head_of
 from steadytune.models.checkpoint.files import StoredTensor
+from steadytune.support.text import brief
 
 
 @dataclass
@@ -54,7 +55,7 @@ def empty_model(folder: Path, head: str | None) -> nn.Module:
                 model = _saved_class(config)(config)
         model.tie_weights()
     except Exception as error:  # Transformers raises many types here; each becomes one line
-        reason = " ".join(str(error).split())[:300]
+        reason = brief(error)
         raise CheckpointError(
             f"{folder}: is no model that Transformers can build ({type(error).__name__}: {reason})."
         ) from error

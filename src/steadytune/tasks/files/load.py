@@ -13,6 +13,7 @@ from pyarrow import compute
 from steadytune.errors import DataError, SettingsError, did_you_mean
 from steadytune.heads.columns import LABEL
 from steadytune.heads.registry import FILE_HEADS, head_of
+from steadytune.support.memory import within_free_memory
 from steadytune.support.text import excerpt, listing
 from steadytune.tasks.files.places import file_place, numbered
 from steadytune.tasks.files.readers import FileReader, reader_for
@@ -152,7 +153,8 @@ def training_rows(
 
 def _read(reader: FileReader, source: Source) -> pa.Table:
     """Return the rows of a file, and give back what Arrow keeps of the memory that reading took."""
-    table = reader.read(source)
+    with within_free_memory(file_place(source.path)):
+        table = reader.read(source)
     pa.default_memory_pool().release_unused()
     return table
 

@@ -105,7 +105,7 @@ class MultiLabelReader:
         if not counts:
             place = f"{file_place(source.path)}, column {excerpt(self.columns.label)}"
             raise DataError(f"{place}: no row has a label, so there is nothing to learn.")
-        whole = all(name.lstrip("-").isdigit() and str(int(name)) == name for name in counts)
+        whole = all(name.removeprefix("-").isdecimal() and str(int(name)) == name for name in counts)
         self.label_names = tuple(sorted(counts, key=(lambda name: (int(name), name)) if whole else None))
         self.notes += filter(None, (alike_note(counts, {}), missing_note(counts, {})))
 

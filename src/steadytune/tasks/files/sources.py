@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from steadytune.errors import DataError, SettingsError, did_you_mean
+from steadytune.support.memory import within_free_memory
+from steadytune.support.reading import open_regular
 from steadytune.support.text import excerpt
 from steadytune.support.text_files import GZIP, head_of
 from steadytune.tasks.files.formats import extensions, format_for
@@ -47,7 +49,8 @@ def open_source(path: str | Path, delimiter: str | None = None, encoding: str | 
         _refuse_extension(path, suffix, head)
     if not head.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{file_place(path)}: the file is empty; give a file with a header and rows.")
-    return found.open(Given(path, head, compressed, _delimiter(delimiter), encoding))
+    with within_free_memory(file_place(path)):
+        return found.open(Given(path, head, compressed, _delimiter(delimiter), encoding))
 
 
 def _delimiter(asked: str | None) -> str | None:
@@ -65,7 +68,7 @@ def _first_bytes(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return file.read(len(_ZIP))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{place}: there is no such file; check the path.") from None

@@ -200,7 +200,7 @@ def _refuse_mixture(found: _Tagged, counts: Mapping[str, int]) -> None:
     otherwise = [tag for tag in odd if _OTHERWISE.fullmatch(tag)]
     if otherwise and all(_OTHERWISE.fullmatch(tag) or tag == OUTSIDE for tag in counts) and len(counts) > 1:
         tag = next((tag for tag in otherwise if len(tag) > 1), None)
-        if tag is not None and not tag.isdigit():
+        if tag is not None and not tag.isdecimal():
             raise DataError(
                 f"{found.place(found.first(tag))}: the tag {excerpt(tag)} looks like one of entities in another "
                 "notation; write O, B-PER and I-PER, so that whole entities are scored."
@@ -209,7 +209,7 @@ def _refuse_mixture(found: _Tagged, counts: Mapping[str, int]) -> None:
 
 def _scheme_note(place: str, tags: list[str]) -> str | None:
     """Say that tags are scored word by word where they may have been meant for entities."""
-    if all(tag.isdigit() for tag in tags):
+    if all(tag.isdecimal() for tag in tags):
         return (
             f"{place}: the tags are numbers, so every word is scored, not whole entities; give their names (O, B-PER) "
             "if they mark entities."
@@ -239,5 +239,5 @@ def tag_names(tags: list[str]) -> tuple[str, ...]:
     if any(tag != OUTSIDE for tag in tags) and OUTSIDE in tags and all(_ENTITY.fullmatch(tag) for tag in tags):
         kinds = sorted({tag[2:] for tag in tags if tag != OUTSIDE})
         return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
-    whole = all(tag.isdigit() for tag in tags)
+    whole = all(tag.isdecimal() for tag in tags)
     return tuple(sorted(tags, key=(lambda tag: (int(tag), tag)) if whole else None))

@@ -20,8 +20,10 @@ from pyarrow import compute, parquet
 from steadytune.errors import DataError
 from steadytune.heads.columns import IDENTIFIER, LABEL
 from steadytune.heads.registry import head_of
-from steadytune.support.hub import CONNECTION_SECONDS, hub_is_reachable, within
-from steadytune.support.text import excerpt
+from steadytune.support.hub import CONNECTION_SECONDS, hub_address, hub_is_reachable, within
+from steadytune.support.memory import within_free_memory
+from steadytune.support.reading import open_regular
+from steadytune.support.text import brief, excerpt
 from steadytune.tasks.files.places import file_place
 from steadytune.tasks.named.published_rows import Normalised, normalise
 from steadytune.tasks.subset import held_out_rows
@@ -152,7 +154,10 @@ def _read(paths: list[Path]) -> Dataset:
     tables = []
     for path in paths:
         try:
-            tables.append(parquet.ParquetFile(path).read())
+            with within_free_memory(file_place(path)):
+                tables.append(parquet.ParquetFile(open_regular(path)).read())
+        except DataError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{file_place(path)}: the parquet file is damaged ({excerpt(error)}); fetch it again."
@@ -198,7 +203,7 @@ def _grouped(sources: list[SplitSource], task: Task | None) -> Iterator[tuple[Sp
                 continue
             raise DataError(
                 f"--task {task.name}: {hub_id} ({config or 'default'}) cannot be loaded from the Hub "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:300]})."
+                f"({type(error).__name__}: {brief(error)})."
             ) from error
         for source in sources:
             if (source.hub_id, source.hub_config) == (hub_id, config) and source.hub_split in splits:
@@ -246,7 +251,7 @@ def _why_not_on_hub(task: Task) -> str | None:
     """Say why the Hub cannot be asked, after one attempt of 2 seconds at most, or return None when it can."""
     from huggingface_hub import HfApi, constants
 
-    address = constants.ENDPOINT
+    address = hub_address()
     if constants.is_offline_mode():
         return "the Hub is off (HF_HUB_OFFLINE)"
     if not hub_is_reachable():
@@ -258,7 +263,7 @@ def _why_not_on_hub(task: Task) -> str | None:
         _go_offline()
         return f"{address} did not answer in {CONNECTION_SECONDS:g} s"
     except Exception as error:  # whatever the client and its HTTP library raise
-        return f"{address} gave an error for {task.hub_id} ({' '.join(str(error).split())[:200]})"
+        return f"{address} gave an error for {task.hub_id} ({brief(error, 200)})"
     return None
 
 

@@ -19,6 +19,7 @@ from steadytune.models.hybrid import HybridLoss, HybridNetwork
 from steadytune.models.load import find_model, longest_input
 from steadytune.settings.hybrid import HybridSettings
 from steadytune.support.atomic_files import replaced_when_whole
+from steadytune.support.text import brief
 from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import training_arguments
 from steadytune.training.folder import RunFolder
@@ -256,7 +257,7 @@ def load_language_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
-        reason = " ".join(str(error).split())[:300]
+        reason = brief(error)
         raise ModelNotFoundError(
             f"--model {name}: cannot be loaded as a masked language model ({type(error).__name__}: {reason})."
         ) from error

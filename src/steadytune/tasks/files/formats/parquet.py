@@ -56,6 +56,8 @@ class Parquet(Format):
         _refuse_bomb(source, file.metadata, names)
         try:
             table = file.read(columns=names)
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise _damaged(source, error) from None
         classes = _classes(file.schema_arrow.metadata)

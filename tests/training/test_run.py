@@ -559,7 +559,7 @@ def undisturbed_weights() -> dict[str, Tensor]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_stopped_process_is_continued_by_the_same_command(
     long_run, place, sent, capsys, undisturbed_weights
 ) -> None:
@@ -594,7 +594,7 @@ def test_a_stopped_process_is_continued_by_the_same_command(
 
 
 def test_a_full_disk_is_told_in_one_line(options, place, monkeypatch, capsys) -> None:
-    def full(*args: object) -> None:
+    def full(*args: object, **_given: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/config.yaml")
 
     with monkeypatch.context() as patch:

@@ -6,12 +6,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from steadytune.cli import mistakes
 from steadytune.cli.program import named_in, program
 from steadytune.cli.stopped import Stopped, no_interrupt_lost
-from steadytune.errors import SteadytuneError
+from steadytune.cli.streams import READER_GONE, flush, let_go, never_fail_to_print
+from steadytune.errors import SettingsError, SteadytuneError
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 #: Of an error, in characters; a path or a value in it can be a megabyte.
@@ -29,7 +31,8 @@ def __getattr__(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0 done, 1 a fault of ours, 2 bad input (one line on standard error says what to do), 130 stopped by the user.
+    0 done, 1 a fault of ours, 2 bad input (one line on standard error says what to do), 130 stopped by the user,
+    141 what reads the output has gone.
 
     Args:
         arguments: without the program's name; those of the process by default.
@@ -40,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing here may talk to the network or to telemetry behind the user's back while it works offline.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    never_fail_to_print()
     try:
-        words = arguments
-        if COMPLETION in os.environ:
-            words = [word for name in WORDS for word in os.environ.get(name, "").split()]
-        with no_interrupt_lost():
-            status = program(named_in(words))(arguments, prog_name="steadytune", standalone_mode=False) or 0
-        return _fail("stopped.", status) if status == INTERRUPTED else status  # typer's answer to Ctrl-C
+        refuse_several_processes()
+        status = _run(arguments)
+    except BrokenPipeError:
+        let_go()
+        return READER_GONE
     except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
         if debug:
             from steadytune.support.text import printable
@@ -54,6 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(printable(traceback.format_exc()), file=sys.stderr)
         message, status = _describe(error)
         return _fail(message, status)
+    if status == INTERRUPTED:  # typer's answer to Ctrl-C
+        return _fail("stopped.", status)
+    return status if flush() else READER_GONE
+
+
+def _run(arguments: list[str]) -> int:
+    words = arguments
+    if COMPLETION in os.environ:
+        words = [word for name in WORDS for word in os.environ.get(name, "").split()]
+    try:
+        with no_interrupt_lost():
+            return program(named_in(words))(arguments, prog_name="steadytune", standalone_mode=False) or 0
+    except SystemExit as ended:  # so typer and rich end where the reader of the output has gone
+        if COMPLETION in os.environ or ended.code != 1:
+            raise
+        raise BrokenPipeError from None
+
+
+def refuse_several_processes() -> None:
+    """Refuse to be one of several processes, as torchrun starts them: each would make the same run.
+
+    Raises:
+        SettingsError: it is so.
+    """
+    number = os.environ.get("WORLD_SIZE", "1")
+    if number.isdigit() and int(number) > 1:
+        raise SettingsError(
+            f"WORLD_SIZE is {number}: a command of steadytune is one process, so start it without torchrun or "
+            "accelerate launch. `steadytune compare --workers N` makes several runs at the same time; in your own "
+            "script, SteadyTrainer trains in several processes."
+        )
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -76,7 +110,28 @@ def _of_the_system(error: OSError) -> str:
         os.getcwd()
     except OSError:
         return "the current folder was removed: change to one that is there."
-    return f"{error.strerror or error}: {error.filename or 'input or output'}."
+    said = f"{error.strerror or error}: {error.filename or 'input or output'}."
+    return said + _of_a_cache(str(error.filename or ""))
+
+
+def _of_a_cache(path: str) -> str:
+    """A sentence on a path in a cache of the Hub's libraries, which may lie where nothing can be written.
+
+    >>> _of_a_cache("/elsewhere")
+    ''
+    """
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface"
+    )
+    caches = {
+        "HF_DATASETS_CACHE": os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets"),
+        "HF_HUB_CACHE": os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"),
+        "HF_HOME": home,
+    }
+    for variable, folder in caches.items():
+        if path and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+            return f" It belongs to a cache: set {variable} to a folder that can be written."
+    return ""
 
 
 def _said_by_a_library(error: BaseException) -> str | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from transformers import TrainerCallback
 
+from steadytune.support.signals import handled
 from steadytune.training.folder import RunFolder
 from steadytune.training.meter import Meter
 from steadytune.training.reporter import Reporter
@@ -105,20 +104,13 @@ class SparingCheckpoints(TrainerCallback):
 
 @contextmanager
 def ending_gently(callback: InterruptCallback, reporter: Reporter) -> Iterator[None]:
-    """While training runs, let the first Ctrl-C (or SIGTERM) save a checkpoint and stop; a second stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
+    """While training runs, let a first Ctrl-C, SIGTERM or SIGHUP save a checkpoint and stop; a second stops now."""
 
-    def handle(number: int, _frame: Any) -> None:
+    def handle(number: int) -> None:
         if callback.interrupted:
             raise KeyboardInterrupt
         callback.interrupt()
         reporter.note(f"{signal.Signals(number).name}: saving a checkpoint after this step. Once more stops at once.")
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(handle):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-import threading
 from pathlib import Path
-from typing import Any
 
 from steadytune.cli.stopped import Stopped
 from steadytune.cli.views.console import Screen
@@ -17,6 +14,7 @@ from steadytune.models.load import find_model
 from steadytune.settings.asked import FromFile
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.fields import OUTPUT, setting
+from steadytune.support.signals import ENDING, handled
 from steadytune.support.text import counted
 from steadytune.training.rows import check_source
 
@@ -56,16 +54,13 @@ def run(settings: CompareSettings, options: Options) -> None:
     reporter.note(
         f"{settings.model} on {data}: {', '.join(c.label for c in compared)}; {counted(settings.seeds, 'seed')}"
     )
-    previous = _terminate_gently()
     remote = open_remote(settings.output_dir)
     folder = settings.folder if remote is None else remote.local
     try:
-        found = compare(settings, reporter, remote=remote, command=shlex.join(["steadytune", *sys.argv[1:]]))
+        with handled(_stop, ENDING[1:]):  # as Ctrl-C does
+            found = compare(settings, reporter, remote=remote, command=shlex.join(["steadytune", *sys.argv[1:]]))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; what is done is kept in {folder}, the same command continues.") from None
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
     lies = _report(folder)
     if remote is not None:
         remote.send_all()
@@ -91,15 +86,8 @@ def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
         show_plan(Screen(), plan)
 
 
-def _terminate_gently() -> Any:
-    """Let SIGTERM stop the comparison as Ctrl-C does; return the handler that was there."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    return signal.signal(signal.SIGTERM, stop)
+def _stop(_number: int) -> None:
+    raise KeyboardInterrupt
 
 
 def _report(folder: Path) -> str:

@@ -45,7 +45,7 @@ def run(_options: Options) -> None:
         line(
             None,
             "several GPUs",
-            "start with `accelerate launch -m steadytune train ...`, or set CUDA_VISIBLE_DEVICES=0",
+            "a run is one process; choose its GPU with CUDA_VISIBLE_DEVICES=0",
         )
     _demo(line)
     _hub(line)

@@ -53,8 +53,8 @@ class _Stub:
 
     given: dict[str, Any] = {}  # noqa: RUF012 - one for all
 
-    def __init__(self, _making: Any, _settings: Any, data: Any, *_: Any, **__: Any) -> None:
-        _Stub.given = {"data": data}
+    def __init__(self, _making: Any, settings: Any, data: Any, *_: Any, **__: Any) -> None:
+        _Stub.given = {"settings": settings, "data": data}
         raise Interrupted(0, 1)
 
 

@@ -301,8 +301,8 @@ def test_every_training_setting_reaches_the_trainer(settings, tmp_path) -> None:
         "save_total_limit": 4,
     }
     training = {name for name, facts in all_facts(TrainSettings).items() if facts.panel in (TRAINING, OUTPUT)}
-    # fp16 needs a GPU, and the output folder is the run's.
-    assert training - set(changed) == {"fp16", "output_dir"}
+    # fp16 needs a GPU, the output folder is the run's, and the recipe chooses what others say.
+    assert training - set(changed) == {"fp16", "output_dir", "recipe"}
     arguments = training_arguments(settings(**changed), RunFolder(tmp_path))
     assert arguments.output_dir == str(tmp_path / "checkpoints")
     new_name = "activation_checkpointing"

@@ -146,6 +146,8 @@ def _help(field: FieldInfo) -> str:
     said, choices, default = field.description or "", _choices(field.annotation), field.default
     if not _written(field) and any(str(choice) not in said for choice in choices):
         said += f" One of {', '.join(choices)}."
+    if facts_of(field).by_recipe:
+        return f"{said} Default: the recipe's ({_shown(default)} in that of Transformers)."
     if isinstance(default, list | tuple):
         shown = ",".join(_shown(value) for value in default)
     else:

@@ -17,6 +17,9 @@ from steadytune.settings.compare import CompareSettings
 from steadytune.settings.expressions import BASELINE
 from steadytune.tasks.digest import data_digest
 from steadytune.tasks.subset import parse_train_size
+from steadytune.training.chosen import follow_recipe
+from steadytune.training.facts import facts_of_model
+from steadytune.training.recipe import learning_rates
 from steadytune.training.rows import load_data
 
 LESS_IS_BETTER = ("mse", "loss", "perplexity")
@@ -126,6 +129,18 @@ class PreparedCell:
         return max(scored, key=order)[1]
 
 
+def with_rates(settings: CompareSettings) -> CompareSettings:
+    """The settings with the recipe's learning rates, where none are given.
+
+    Raises:
+        ModelNotFoundError: the model is nowhere.
+    """
+    if settings.recipe != "steadytune" or "learning_rates" in settings.model_fields_set:
+        return settings
+    rates, _ = learning_rates(facts_of_model(settings.model))
+    return settings.model_copy(update={"learning_rates": list(rates)})
+
+
 def plan_cells(settings: CompareSettings) -> list[PreparedCell]:
     """Load each task once, and take down what its runs are determined by.
 
@@ -139,14 +154,16 @@ def plan_cells(settings: CompareSettings) -> list[PreparedCell]:
         if place.task not in loaded:
             data = load_data(settings.run_settings(task=place.task, train_size=None))
             rows = {name: len(split) for name, split in data.splits.items()}
-            loaded[place.task] = (data.task, rows, data_digest(data), data.notes)
-        task, rows, digest, notes = loaded[place.task]
+            loaded[place.task] = (data, rows, data_digest(data))
+        data, rows, digest = loaded[place.task]
+        task = data.task
         size = rows["train"] if place.train_size is None else parse_train_size(place.train_size).of(rows["train"])
         limit = settings.max_eval_samples
         evaluated = {k: v if limit is None else min(v, limit) for k, v in rows.items() if k != "train"}
+        chosen, said = follow_recipe(settings, [data], size, leave=["learning_rate"])
         found.append(
             PreparedCell(
-                settings=settings,
+                settings=chosen,
                 place=place,
                 task=place.task or Path(settings.train_file or "data").stem,
                 metric=task.metric,
@@ -154,7 +171,7 @@ def plan_cells(settings: CompareSettings) -> list[PreparedCell]:
                 train_rows=size,
                 evaluated_rows=evaluated,
                 fingerprint={"code": code_digest(), "data": digest, "model_files": model},
-                notes=notes,
+                notes=(*data.notes, *([said] if said else ())),
             )
         )
     return found

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from steadytune.comparison.candidates import Candidate, candidates
-from steadytune.comparison.cells import PreparedCell, Run, earlier_runs, plan_cells
+from steadytune.comparison.cells import PreparedCell, Run, earlier_runs, plan_cells, with_rates
 from steadytune.comparison.engines.engine import Engine
 from steadytune.comparison.engines.local import LocalEngine
 from steadytune.comparison.environments import differences
-from steadytune.comparison.folder import CONFIG, claim, commit, refuse_foreign
+from steadytune.comparison.folder import CONFIG, as_begun, claim, commit, refuse_foreign
 from steadytune.comparison.forecast import PROBED_UPDATES, Forecast
 from steadytune.comparison.kept_record import is_locked, kept_record
 from steadytune.comparison.leader import leader
@@ -59,6 +59,7 @@ def compare(
     if remote is not None:
         remote.fetch()
         settings = settings.model_copy(update={"output_dir": str(remote.local)})
+    settings = with_rates(as_begun(settings))
     compared = candidates(settings)
     if settings.search:
         from steadytune.comparison.search.space import parse_search
@@ -66,6 +67,7 @@ def compare(
         parse_search(settings.search)  # a mistake leaves no folder behind
     refuse_foreign(settings.folder)
     cells = plan_cells(settings)
+    settings = cells[0].settings if len(cells) == 1 else settings  # with what the recipe chose
     claim(settings)
     repeat = redact(command or f"steadytune compare --config {settings.folder / CONFIG}")
     made = engine or make_engine(settings)

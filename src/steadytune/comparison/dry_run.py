@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steadytune.comparison.candidates import Candidate, candidates
-from steadytune.comparison.cells import PreparedCell, plan_cells
+from steadytune.comparison.cells import PreparedCell, plan_cells, with_rates
 from steadytune.comparison.compare import ComparisonSession
-from steadytune.comparison.folder import refuse_foreign
+from steadytune.comparison.folder import as_begun, refuse_foreign
 from steadytune.comparison.kept_record import kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.reporter import SilentComparison
@@ -104,6 +104,7 @@ def plan_comparison(settings: CompareSettings) -> ComparisonPlan:
     Raises:
         SteadytuneError: settings, data or model cannot be used.
     """
+    settings = with_rates(as_begun(settings))
     compared = candidates(settings)
     trials = _trials(settings)
     refuse_foreign(settings.folder)

@@ -9,7 +9,8 @@ from steadytune.comparison.records import FILE_NAME
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.atomic_files import remove_abandoned, write_atomically
-from steadytune.support.plain_yaml import write_yaml
+from steadytune.support.plain_yaml import read_yaml, write_yaml
+from steadytune.support.reading import SETTINGS, read_text
 from steadytune.support.writing import make_folder, refuse_links, writes_below
 
 CONFIG = "compare.yaml"
@@ -31,6 +32,20 @@ def refuse_foreign(folder: Path) -> None:
     names = {name for name in names if not (name.startswith(f"{CONFIG}.") and name.endswith(".unfinished"))}
     if names and not names & own:
         raise SettingsError(f"--output-dir {folder}: is not empty and holds no comparison; give another folder.")
+
+
+def as_begun(settings: CompareSettings) -> CompareSettings:
+    """The settings, with the recipe that the comparison of this folder was begun with, if none is given.
+
+    Raises:
+        SettingsError: the folder's configuration cannot be read.
+    """
+    file = settings.folder / CONFIG
+    if "recipe" in settings.model_fields_set or not file.is_file():
+        return settings
+    held = read_yaml(read_text(file, SETTINGS), str(file))
+    recipe = held.get("recipe", "transformers") if isinstance(held, dict) else settings.recipe
+    return settings.model_copy(update={"recipe": recipe})
 
 
 def claim(settings: CompareSettings) -> None:

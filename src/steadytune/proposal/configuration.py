@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ import yaml
 
 from steadytune.proposal.first_look import Look, Repeats
 from steadytune.support.text import counted, plain_text
+from steadytune.training.recipe import Recipe, RowFacts, learning_rates, recipe
 
-#: Updates that fine-tuning on few rows should have at least; below them runs differ by chance (Mosbach et al. 2021).
-WANTED_UPDATES = 300
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
 #: From so many rows on the methods for little data have little to give.
 MANY = 20_000
 #: What is compared, with how many seeds.
 COMPARED, SEEDS = ("none", "noisytune", "smart"), 7
-#: Parameters: below the first a model is small, from the second on it is large (BERT base has 110 million).
-SMALL, LARGE = 50_000_000, 300_000_000
 _MOST_NAMED = 6
 #: Layouts whose columns have names.
 WITH_COLUMNS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -34,61 +29,38 @@ def recommended(look: Look) -> dict[str, tuple[Any, str]]:
         >>> from steadytune.settings.train import TrainSettings
         >>> found = recommended(first_look(TrainSettings(task="movie-reviews", train_size=64)))
         >>> found["per_device_train_batch_size"][0], found["num_train_epochs"][0]
-        (8, 20)
+        (8, 25)
     """
-    lengths = look.lengths
-    length = min(max(16, 8 * math.ceil(lengths.most / 8)), lengths.limit)
+    lengths, found = look.lengths, _recipe(look)
     how = "" if lengths.exact else "about, told from the words: "
     about = f"{how}half of the rows have up to {lengths.median} tokens, 99 % up to {lengths.most}"
     if lengths.most > lengths.limit:
         about += f"; the model reads {lengths.limit}"
-    batch, per_epoch, epochs = _extent(look)
+    per_epoch = round(found.updates / found.num_train_epochs)
     return {
-        "max_length": (length, f"{about}, the longest {lengths.longest}"),
-        "per_device_train_batch_size": (batch, f"{counted(per_epoch, 'update')} an epoch"),
-        "num_train_epochs": (epochs, f"{counted(_updates(look), 'update')}; with few of them runs differ by chance"),
+        "max_length": (found.max_length, f"{about}, the longest {lengths.longest}"),
+        "per_device_train_batch_size": (
+            found.per_device_train_batch_size,
+            f"{counted(per_epoch, 'update')} an epoch",
+        ),
+        "num_train_epochs": (
+            int(found.num_train_epochs),
+            f"{counted(found.updates, 'update')}; with few of them runs differ by chance",
+        ),
     }
 
 
-def _extent(look: Look) -> tuple[int, int, int]:
-    """Rows of a batch, updates of an epoch, epochs."""
-    batch = 8 if look.rows < 200 else 16 if look.rows < 10_000 else 32
-    per_epoch = math.ceil(look.rows / batch)
-    return batch, per_epoch, min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(WANTED_UPDATES / per_epoch)))
-
-
-def _updates(look: Look) -> int:
-    _, per_epoch, epochs = _extent(look)
-    return per_epoch * epochs
+def _recipe(look: Look) -> Recipe:
+    lengths = look.lengths
+    outputs = look.data.task.number_of_outputs or 1
+    return recipe(RowFacts(look.rows, outputs, lengths.most, lengths.limit), look.model)
 
 
 def cost(look: Look) -> str:
     """What the comparison will take, in updates: seconds depend on the machine, which `compare` asks."""
-    trainings = len(COMPARED) * (len(learning_rates(None)[0]) + SEEDS - 1)  # the first seed chooses the rate
-    return f"{trainings} trainings, {trainings * _updates(look):,} updates in all; compare says how long as it starts"
-
-
-def learning_rates(parameters: int | None) -> tuple[tuple[float, float, float], str]:
-    """The rates to try, and why: the fewer parameters, the larger the rate that fine-tuning needs.
-
-    BERT's authors took 2e-5 to 5e-5 for the base size, and up to 3e-4 for their small models; on 200 rows the embedded
-    model of 23 million barely leaves its start with 5e-5.
-
-    Args:
-        parameters: of the model; ``None`` if unknown.
-
-    Example:
-        >>> learning_rates(22_700_000)
-        ((0.0001, 0.0002, 0.0005), 'these for a small model of 23 million parameters')
-        >>> learning_rates(None)[0]
-        (2e-05, 5e-05, 0.0001)
-    """
-    millions = "" if parameters is None else f" of {parameters / 1e6:,.0f} million parameters"
-    if parameters is None or SMALL <= parameters < LARGE:
-        return (2e-5, 5e-5, 1e-4), f"these for a model of the base size{millions and ','}{millions}"
-    if parameters < SMALL:
-        return (1e-4, 2e-4, 5e-4), f"these for a small model{millions}"
-    return (1e-5, 2e-5, 5e-5), f"these for a large model{millions}"
+    trainings = len(COMPARED) * (len(_recipe(look).learning_rates) + SEEDS - 1)  # the first seed chooses the rate
+    updates = trainings * _recipe(look).updates
+    return f"{trainings} trainings, {updates:,} updates in all; compare says how long as it starts"
 
 
 def configuration(look: Look, given: Mapping[str, Any], verb: str, name: str) -> str:
@@ -176,15 +148,15 @@ def _methods(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
     costs = "noisytune costs nothing, smart three times the time of a step"
     if verb == "train":
         return {
-            "methods": (["noisytune", "smart"], f"{costs}; [] is plain training"),
+            "methods": ([], f"plain training; of the methods {costs}: `compare` says whether they help here"),
             "# set": ({"smart.weight": 1.0}, "settings of methods: `steadytune methods smart`"),
         }
     many = f"; on {look.rows:,} rows expect little of either" if look.rows >= MANY else ""
-    rates, why = learning_rates(look.parameters)
+    rates, why = learning_rates(look.model)
     return {
         "methods": (list(COMPARED), f"none is plain training; {costs}{many}"),
         "seeds": (SEEDS, f"runs of each; the fewest with which two methods can show p < 0.05; {cost(look)}"),
-        "learning_rates": (list(rates), f"each method takes the one that is best on validation rows; {why}"),
+        "learning_rates": (list(rates), f"each method takes the one that is best on validation rows; for {why}"),
         "# vary": ({"smart.weight": [1, 3, 5]}, "further candidates with other settings"),
     }
 
@@ -192,9 +164,9 @@ def _methods(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
 def _training(look: Look, verb: str) -> dict[str, tuple[Any, str]]:
     found = recommended(look)
     if verb == "train":
-        (low, middle, high), why = learning_rates(look.parameters)
+        (low, middle, high), why = learning_rates(look.model)
         found |= {
-            "learning_rate": (middle, f"the peak; try {low:g} and {high:g} as well: {why}"),
+            "learning_rate": (middle, f"the peak; try {low:g} and {high:g} as well, for {why}"),
             "seed": (42, "of all that is random"),
         }
     if look.rows >= MANY:

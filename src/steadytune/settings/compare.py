@@ -22,9 +22,11 @@ from steadytune.settings.groups import (
     MethodSettings,
     ModelSettings,
     OutputSettings,
+    RecipeSettings,
     SmoothingSettings,
     TrainingSettings,
     as_names,
+    left_to_the_recipe,
 )
 from steadytune.settings.published import Published
 from steadytune.settings.train import TrainSettings
@@ -56,7 +58,7 @@ def _as_texts(value: Any) -> Any:
 
 
 class CompareSettings(
-    OutputSettings, SmoothingSettings, TrainingSettings, MethodSettings, GroupingSettings, LengthSettings,
+    OutputSettings, SmoothingSettings, RecipeSettings, TrainingSettings, MethodSettings, GroupingSettings, LengthSettings,
     LimitSettings, HoldOutSettings, FileSettings, DataFolderSettings, ModelSettings,
 ):  # fmt: skip
     """Settings of a comparison: what its runs share, and what differs between them.
@@ -102,7 +104,7 @@ class CompareSettings(
     )
     learning_rates: Annotated[list[float], BeforeValidator(_as_list)] = setting(
         [5e-5, 1e-4, 2e-4],
-        "Each candidate takes the one that is best on validation data.",
+        "Each candidate takes the one that is best on validation data (else the recipe's three).",
         COMPARISON,
         _EXTENT,
         min_length=1,
@@ -237,8 +239,8 @@ class CompareSettings(
         return range(self.first_seed, self.first_seed + self.seeds)
 
     def resolved(self) -> dict[str, Any]:
-        """All that was decided, as plain values."""
-        return self.model_dump(mode="json")
+        """All that was decided, as plain values; what the recipe chooses by the rows of each size, the runs say."""
+        return self.model_dump(mode="json", exclude=set(left_to_the_recipe(self)))
 
     def run_settings(self, **values: Any) -> TrainSettings:
         """The settings of one run of the comparison.

@@ -46,6 +46,7 @@ class Facts:
         option: its option where it is not the name with hyphens.
         path: whether it names a file or a folder, whose relative path counts from the folder of a configuration.
         address: whether it names what may lie under a URL, as a path may; such a URL must hold no secret.
+        by_recipe: whether the recipe chooses it where it is not given.
         in_file_only: whether a configuration file may say it and the command line may not.
     """
 
@@ -65,6 +66,7 @@ class Facts:
     option: str = ""
     path: bool = False
     address: bool = False
+    by_recipe: bool = False
     in_file_only: bool = False
 
 

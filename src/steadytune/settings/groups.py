@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from steadytune.errors import SettingsError
 from steadytune.heads.registry import FILE_HEADS
 from steadytune.settings.expressions import read_candidate, split_outside_brackets
-from steadytune.settings.fields import DATA, METHODS, MODEL, MOST, OUTPUT, TRAINING, Facts, Settings, setting
+from steadytune.settings.fields import DATA, METHODS, MODEL, MOST, OUTPUT, TRAINING, Facts, Settings, facts_of, setting
 from steadytune.support.text import safe_name
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ class LengthSettings(Settings):
         ge=4,
         le=1_000_000,
         elsewhere=("max_len", "max_seq_length", "max_seq_len", "block_size", "model_max_length", "sequence_length"),
+        by_recipe=True,
     )
 
 
@@ -260,6 +261,7 @@ class RateSettings(Settings):
         le=10,
         first=7,
         elsewhere=("lr", "peak_lr", "max_lr"),
+        by_recipe=True,
     )
 
 
@@ -286,6 +288,32 @@ class SmoothingSettings(Settings):
     )
 
 
+class RecipeSettings(Settings):
+    """What chooses the settings that are not given."""
+
+    recipe: Literal["steadytune", "transformers"] = setting(
+        "steadytune",
+        "What chooses rate, epochs, batch size and length where they are not given: 'steadytune' looks at rows and "
+        "model, 'transformers' takes its defaults.",
+        TRAINING,
+    )
+
+
+def left_to_the_recipe(settings: Settings) -> frozenset[str]:
+    """The settings that the recipe is to choose, because nobody has.
+
+    >>> from steadytune.settings.train import TrainSettings
+    >>> sorted(left_to_the_recipe(TrainSettings(learning_rate=1e-4, max_length=64)))
+    ['num_train_epochs', 'per_device_train_batch_size']
+    >>> left_to_the_recipe(TrainSettings(recipe="transformers"))
+    frozenset()
+    """
+    if not isinstance(settings, RecipeSettings) or settings.recipe != "steadytune":
+        return frozenset()
+    chosen = {name for name, field in type(settings).model_fields.items() if facts_of(field).by_recipe}
+    return frozenset(chosen - settings.model_fields_set)
+
+
 class TrainingSettings(Settings):
     """How training goes; these carry the names of `TrainingArguments`."""
 
@@ -298,6 +326,7 @@ class TrainingSettings(Settings):
         le=100_000,
         first=8,
         elsewhere=("epochs", "num_epochs", "max_epochs", "n_epochs", "epoch"),
+        by_recipe=True,
     )
     max_steps: int = setting(
         -1,
@@ -316,6 +345,7 @@ class TrainingSettings(Settings):
         ge=1,
         le=MOST,
         elsewhere=("batch_size", "train_batch_size", "bs", "bsz", "micro_batch_size", "mini_batch_size"),
+        by_recipe=True,
     )
     per_device_eval_batch_size: int = setting(
         64, "Rows per batch in evaluation.", TRAINING, _TO_TRAINER, ge=1, le=MOST, elsewhere=("eval_batch_size",)

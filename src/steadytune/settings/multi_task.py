@@ -15,9 +15,11 @@ from steadytune.settings.groups import (
     GroupingSettings,
     HoldOutSettings,
     LimitSettings,
+    RecipeSettings,
     RunSettings,
     SmoothingSettings,
     as_names,
+    left_to_the_recipe,
 )
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
@@ -32,7 +34,9 @@ PAPER_DROPOUT_OF_TASK = {"mnli": 0.3, "cola": 0.05}
 HEADS_TOGETHER = tuple(name for name, head in HEADS.items() if head.one_label_each)
 
 
-class MultiTaskSettings(SmoothingSettings, RunSettings, GroupingSettings, LimitSettings, HoldOutSettings):
+class MultiTaskSettings(
+    SmoothingSettings, RecipeSettings, RunSettings, GroupingSettings, LimitSettings, HoldOutSettings
+):
     """Settings of multi-task training.
 
     Example:
@@ -123,6 +127,7 @@ class MultiTaskSettings(SmoothingSettings, RunSettings, GroupingSettings, LimitS
     def for_task(self, task: str, **changes: Any) -> TrainSettings:
         """The settings of a run of one of the tasks alone."""
         shared = MultiTaskSettings.model_fields.keys() & TrainSettings.model_fields.keys()
+        shared -= left_to_the_recipe(self)  # which looks at the rows of the one task, then
         own: dict[str, Any] = {name: getattr(self, name) for name in shared}
         own |= {"task": task, "train_size": per_task("--train-size", self.train_size, self.tasks).get(task)}
         return TrainSettings(**own | changes)

@@ -9,6 +9,7 @@ from steadytune.settings.groups import (
     GroupingSettings,
     HoldOutSettings,
     LimitSettings,
+    RecipeSettings,
     RunSettings,
     SmoothingSettings,
     TaskSettings,
@@ -16,7 +17,14 @@ from steadytune.settings.groups import (
 
 
 class TrainSettings(
-    SmoothingSettings, RunSettings, GroupingSettings, LimitSettings, HoldOutSettings, FileSettings, TaskSettings
+    SmoothingSettings,
+    RecipeSettings,
+    RunSettings,
+    GroupingSettings,
+    LimitSettings,
+    HoldOutSettings,
+    FileSettings,
+    TaskSettings,
 ):
     """Settings of one training run.
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import Timeout
 
 from steadytune.errors import DamagedCheckpointError, SettingsError
 from steadytune.settings.fields import determining
-from steadytune.settings.groups import RunSettings
+from steadytune.settings.groups import RunSettings, left_to_the_recipe
 from steadytune.support.atomic_files import sync_all, write_atomically, write_json
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.support.reading import RESULTS, SETTINGS, read_json, read_text
@@ -37,6 +37,8 @@ from steadytune.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Settings = TypeVar("Settings", bound=RunSettings)
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
 
@@ -71,9 +73,14 @@ class RunFolder:
                 f"--output-dir {settings.output_dir}: a run is kept in a local folder; only `compare` writes to a URL."
             )
         refuse_links(self.path)
-        wanted = determining(type(settings), settings.model_dump())
         if self.config.is_file():
-            held = determining(type(settings), _read_yaml(self.config))
+            settings = self.as_begun(settings)
+            still_open = left_to_the_recipe(settings)  # compared once the recipe has chosen them
+            ignored = still_open or {"recipe"}  # nor does it matter who has chosen what is the same
+            wanted, held = (
+                {k: v for k, v in determining(type(settings), values).items() if k not in ignored}
+                for values in (settings.model_dump(), _recipe_before(settings) | _read_yaml(self.config))
+            )
             different = sorted((k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)), key=str)
             if different:
                 name = different[0]
@@ -86,6 +93,16 @@ class RunFolder:
             raise SettingsError(f"--output-dir {self.path}: is a file; give a folder.")
         if self.path.is_dir() and any(not self._is_own_beginning(entry) for entry in self.path.iterdir()):
             raise SettingsError(f"--output-dir {self.path}: is not empty and holds no run; give another folder.")
+
+    def as_begun(self, settings: Settings) -> Settings:
+        """The settings, with the recipe that an unfinished run of this folder was begun with, if none is given.
+
+        Raises:
+            SettingsError: the folder's configuration cannot be read.
+        """
+        if not left_to_the_recipe(settings) or "recipe" in settings.model_fields_set or not self.config.is_file():
+            return settings
+        return settings.model_copy(update={"recipe": _read_yaml(self.config).get("recipe", "transformers")})
 
     def _is_own_beginning(self, entry: Path) -> bool:
         """Whether a run that was ended before it was claimed may have left this."""
@@ -286,6 +303,11 @@ def _readable_alike(folder: Path) -> None:
 
 def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": entry["step"], **entry}
+
+
+def _recipe_before(settings: RunSettings) -> dict[str, Any]:
+    """What the configuration of a run that was written before there were recipes does not say."""
+    return {"recipe": "transformers"} if "recipe" in type(settings).model_fields else {}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How long, how fast and in which batches to train where the user does not say: one function, with its reason."""
+"""How long, how fast and in which batches to train where the user does not say: one pure function, with its reason."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ class RowFacts:
         classes: of the head; 1 for a number.
         tokens: 99 % of the rows are not longer; ``None`` where the length is not the recipe's to choose.
         limit: tokens that the model reads.
+        batch: rows of an update, where the user says it.
     """
 
     rows: int
     classes: int = 1
     tokens: int | None = None
     limit: int = 512
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def recipe(rows: RowFacts, model: ModelFacts) -> Recipe:
     >>> recipe(RowFacts(rows=20_000, classes=2), ModelFacts(110_000_000)).num_train_epochs
     3.0
     """
-    batch = 8 if rows.rows < 200 else 16 if rows.rows < 10_000 else 32
+    batch = rows.batch or (8 if rows.rows < 200 else 16 if rows.rows < 10_000 else 32)
     per_epoch = max(1, math.ceil(rows.rows / batch))
     wanted = max(FEWEST_UPDATES, UPDATES_PER_CLASS * rows.classes)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(wanted / per_epoch)))
@@ -95,7 +97,7 @@ def recipe(rows: RowFacts, model: ModelFacts) -> Recipe:
         max_length=None if rows.tokens is None else _length(rows.tokens, rows.limit),
         warmup_steps=0.1,
         updates=per_epoch * epochs,
-        reason=f"{why}; {per_epoch * epochs:,} updates, for with fewer than {wanted} runs on few rows learn by chance",
+        reason=f"{why}; {per_epoch * epochs:,} updates, of which few rows need at least {wanted}",
     )
 
 

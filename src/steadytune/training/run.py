@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import TrainerCallback, set_seed
@@ -19,6 +19,7 @@ from steadytune.support.atomic_files import write_json
 from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import refuse_label_smoothing, training_arguments
 from steadytune.training.callbacks import SparingCheckpoints
+from steadytune.training.chosen import follow_recipe
 from steadytune.training.folder import RunFolder
 from steadytune.training.predictions import FOLDER, keeping
 from steadytune.training.reporter import Reporter, Silent
@@ -56,6 +57,9 @@ class Extent:
 
 EVERYTHING = Extent()
 
+#: Between checkpoints where the recipe chooses the epochs, of which there are many short ones on few rows.
+CHECKPOINT_SECONDS = 60.0
+
 
 def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Extent = EVERYTHING) -> RunResult:
     """Fine-tune, evaluate before and after, and keep everything in the run's folder.
@@ -74,6 +78,7 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     """
     reporter = reporter or Silent()
     folder = RunFolder(settings.folder)
+    settings = folder.as_begun(settings)
     folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
     arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
@@ -84,6 +89,11 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     data = load_data(settings)
     for note in data.notes:
         reporter.note(note)
+    settings, chosen = follow_recipe(settings, [data])
+    if chosen:
+        reporter.note(chosen)
+        extent = replace(extent, checkpoint_seconds=max(extent.checkpoint_seconds, CHECKPOINT_SECONDS))
+        arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
     only_test = "after" in metrics and folder.model.is_dir()
     making = Making([] if only_test else methods, arguments, folder, reporter, settings.seed)
     run = _Run(making, settings, data, extent, model=str(folder.model) if only_test else settings.model)

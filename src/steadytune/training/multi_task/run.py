@@ -23,6 +23,7 @@ from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
 from steadytune.settings.multi_task import MultiTaskSettings
 from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import refuse_label_smoothing, training_arguments
+from steadytune.training.chosen import follow_recipe
 from steadytune.training.folder import RunFolder
 from steadytune.training.multi_task.batches import OneTask, TaskCollator, TaskRows
 from steadytune.training.multi_task.trainer import MultiTaskTrainer, QuietEvaluation
@@ -74,6 +75,7 @@ def train_together(settings: MultiTaskSettings, reporter: Reporter | None = None
     """
     reporter = reporter or Silent()
     folder = RunFolder(settings.folder)
+    settings = folder.as_begun(settings)
     folder.check(settings)
     methods = build_methods(settings.methods, settings.method_settings())
     second = settings.fine_tune_methods
@@ -118,6 +120,10 @@ def _first_phase(
         refuse_label_smoothing(settings, own.task.head)
         for note in own.notes:
             reporter.note(f"{task}: {note}")
+    settings, chosen = follow_recipe(settings, data.values())
+    if chosen:
+        reporter.note(chosen)
+        arguments = training_arguments(settings, folder)
     run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         return run.finish(metrics)

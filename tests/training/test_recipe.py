@@ -87,6 +87,8 @@ def test_the_recipe_of_transformers_and_updates_that_are_given(given: dict[str, 
     assert chosen.max_steps == 7
     assert "num_train_epochs" not in said
     assert not left_to_the_recipe(chosen)
+    settings = TrainSettings(**given, gradient_accumulation_steps=4)
+    assert follow_recipe(settings, [load_data(settings)])[0].num_train_epochs == 100, "two updates an epoch"
 
 
 def test_a_run_from_before_the_recipe_keeps_its_numbers(given: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from evidence import evidence_table
 from forest import forest_plot, lines_of_evidence, summary
 from public_names import public_names
 from question_tables import question_tables
+from recipe_table import recipe_table
 from speed_table import missed_table, speed_tables
 from suite_table import suite_table
 
@@ -47,6 +48,7 @@ README = ROOT / "README.md"
 _TABLE = "<!-- The table is written by tools/docs/generate.py. -->\n"
 _END = "<!-- end of the table -->"
 STUB = ROOT / "src" / "steadytune" / "__init__.pyi"
+RECIPE_PAGE = DOCS / "guides" / "recipe.md"
 FAMILIES_PAGE = DOCS / "methods" / "families.md"
 
 
@@ -223,6 +225,7 @@ def generated() -> dict[Path, str]:
         START_PAGE: _with_table(START_PAGE, [summary(evidence)]),
         EVIDENCE_PAGE: _with_table(EVIDENCE_PAGE, [summary(evidence), "", *evidence_table(linked=False)]),
         FOREST: forest_plot(evidence),
+        RECIPE_PAGE: _with_table(RECIPE_PAGE, recipe_table()),
         SPEED_PAGE: _with_table(SPEED_PAGE, speed_tables()),
         BENCHMARKS: _with_table(BENCHMARKS, missed_table()),
     }

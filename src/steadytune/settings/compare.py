@@ -58,8 +58,8 @@ def _as_texts(value: Any) -> Any:
 
 
 class CompareSettings(
-    OutputSettings, SmoothingSettings, RecipeSettings, TrainingSettings, MethodSettings, GroupingSettings, LengthSettings,
-    LimitSettings, HoldOutSettings, FileSettings, DataFolderSettings, ModelSettings,
+    OutputSettings, SmoothingSettings, RecipeSettings, TrainingSettings, MethodSettings, GroupingSettings,
+    LengthSettings, LimitSettings, HoldOutSettings, FileSettings, DataFolderSettings, ModelSettings,
 ):  # fmt: skip
     """Settings of a comparison: what its runs share, and what differs between them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from steadytune.heads.registry import head_of
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.groups import left_to_the_recipe
 from steadytune.settings.multi_task import MultiTaskSettings
@@ -13,8 +14,8 @@ from steadytune.tasks.task import TaskData
 from steadytune.training.facts import facts_of_model, lengths_in
 from steadytune.training.recipe import Recipe, RowFacts, recipe
 
-#: Heads whose rows are cut at the length; words and contexts go on in another window.
-CUT = ("classification", "regression", "multi_label", "causal_lm")
+#: Layouts whose rows are cut at the length; words and contexts go on in another window.
+CUT = ("texts", "prompts")
 
 Settings = TypeVar("Settings", TrainSettings, MultiTaskSettings, CompareSettings)
 
@@ -42,7 +43,8 @@ def follow_recipe(
     kept |= {"num_train_epochs"} & open_ones if settings.max_steps > 0 else set()
     values |= {name: getattr(settings, name) for name in kept}  # from now on they are chosen, too
     said = ", ".join(f"{name} {values[name]:g}" for name in sorted(open_ones - kept))
-    line = f"Recipe: {said} ({found.reason}). --recipe transformers takes its defaults." if said else ""
+    why = found.reason if "num_train_epochs" in open_ones - kept else found.reason.partition(";")[0]
+    line = f"Recipe: {said} ({why}). --recipe transformers takes its defaults." if said else ""
     return settings.model_copy(update=values), line
 
 
@@ -54,14 +56,14 @@ def recipe_for(
     Raises:
         ModelNotFoundError: the model is nowhere.
     """
-    cut = [lengths_in(own, settings.model) for own in data if own.task.head in CUT]
-    given = {"per_device_train_batch_size", "gradient_accumulation_steps"} & settings.model_fields_set
-    per_update = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    cut = [lengths_in(own, settings.model) for own in data if head_of(own.task.head).layout in CUT]
+    batch_is_given = "per_device_train_batch_size" in settings.model_fields_set
     facts = RowFacts(
         rows=rows if rows is not None else sum(len(own.splits["train"]) for own in data),
         classes=max(own.task.number_of_outputs or 1 for own in data),
         tokens=max((own.most for own in cut), default=None),
         limit=min((own.limit for own in cut), default=512),
-        batch=per_update if given and "per_device_train_batch_size" in settings.model_fields_set else None,
+        batch=settings.per_device_train_batch_size if batch_is_given else None,
+        batches=settings.gradient_accumulation_steps,
     )
     return recipe(facts, facts_of_model(settings.model))

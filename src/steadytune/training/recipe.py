@@ -39,7 +39,8 @@ class RowFacts:
         classes: of the head; 1 for a number.
         tokens: 99 % of the rows are not longer; ``None`` where the length is not the recipe's to choose.
         limit: tokens that the model reads.
-        batch: rows of an update, where the user says it.
+        batch: rows of a micro-batch, where the user says it.
+        batches: micro-batches of an update.
     """
 
     rows: int
@@ -47,6 +48,7 @@ class RowFacts:
     tokens: int | None = None
     limit: int = 512
     batch: int | None = None
+    batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def recipe(rows: RowFacts, model: ModelFacts) -> Recipe:
     3.0
     """
     batch = rows.batch or (8 if rows.rows < 200 else 16 if rows.rows < 10_000 else 32)
-    per_epoch = max(1, math.ceil(rows.rows / batch))
+    per_epoch = max(1, math.ceil(rows.rows / (batch * rows.batches)))
     wanted = max(FEWEST_UPDATES, UPDATES_PER_CLASS * rows.classes)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(wanted / per_epoch)))
     rates, why = learning_rates(model)

@@ -237,7 +237,7 @@ def test_sentences_beyond_the_length_are_scored_in_windows(settings, give, monke
     seen: list[Any] = []
     monkeypatch.setattr(
         "steadytune.heads.kinds.token_classification.tag_scores",
-        lambda found, gold, _: seen.append((found, gold)) or {"f1": 0.0},
+        lambda found, gold, _, **__: seen.append((found, gold)) or {"f1": 0.0},
     )
     result = train(settings(max_length=8, methods="none", num_train_epochs=8.0))
     assert result.metrics["after"]["test"]["rows"] == 1

@@ -17,6 +17,8 @@ def best_answers(encoded: Encoded, start_logits: np.ndarray, end_logits: np.ndar
 
     The best is the span of at most 30 tokens with the highest sum of its start and end logits over all windows of a
     row (Devlin et al., 2019, section 4.2), from the 20 best starts and ends of each. Of equal spans the first counts.
+    Where the split has rows without an answer (SQuAD 2.0), a row's answer is empty if both logits at the first special
+    token, summed and the least over its windows, are above those of the best span.
 
     Args:
         encoded: the split.
@@ -24,16 +26,22 @@ def best_answers(encoded: Encoded, start_logits: np.ndarray, end_logits: np.ndar
         end_logits: ``(features, length)``.
     """
     spans: list[tuple[float, int, int]] = [(-np.inf, 0, 0)] * len(encoded.rows)
-    columns = encoded.features.select_columns(["row", "offset_start", "offset_end"])
+    none = np.full(len(encoded.rows), np.inf)
+    columns = encoded.features.select_columns(["row", "offset_start", "offset_end", "nowhere"])
     for feature, starts, ends in zip(columns, start_logits, end_logits, strict=True):
         content: Any = feature
         begins, finishes = np.asarray(content["offset_start"]), np.asarray(content["offset_end"])
+        row, place = content["row"], content["nowhere"]
+        score_of_none = float(starts[place]) + float(ends[place])
+        none[row] = min(none[row], score_of_none if np.isfinite(score_of_none) else -np.inf)
         found = best_span(starts[: len(begins)], ends[: len(begins)], begins >= 0)
-        if found is not None and found[0] > spans[content["row"]][0]:
+        if found is not None and found[0] > spans[row][0]:
             score, first, last = found
-            spans[content["row"]] = (score, int(begins[first]), int(finishes[last]))
+            spans[row] = (score, int(begins[first]), int(finishes[last]))
+    may_be_none = any(not any(answers["text"]) for answers in encoded.rows["answers"])
+    is_none = (none > np.array([score for score, _, _ in spans])) & may_be_none
     contexts = encoded.rows["context"]
-    return [context[begin:end] for context, (_, begin, end) in zip(contexts, spans, strict=True)]
+    return ["" if no else c[begin:end] for no, c, (_, begin, end) in zip(is_none, contexts, spans, strict=True)]
 
 
 def best_span(starts: np.ndarray, ends: np.ndarray, allowed: np.ndarray) -> tuple[float, int, int] | None:

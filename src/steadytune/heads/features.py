@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from steadytune.errors import DataError
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.head import Encoder, TaskHead, TaskRecord
 from steadytune.heads.registry import head_of
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 #: Fewest rows of a split whose features are kept in the cache of `datasets`.
 LARGE = 20_000
 #: Part of the key of the cache: other encoders make other features.
-VERSION = 1
+VERSION = 2
 
 
 def encode(
@@ -46,6 +47,7 @@ def encode(
 
     Raises:
         SettingsError: tokenizer or length do not do for the head.
+        DataError: a row holds what the head cannot read.
     """
     head = head_of(task.head)
     encoder = head.encoder(tokenizer, max_length, is_encoder_decoder=is_encoder_decoder)
@@ -55,14 +57,17 @@ def encode(
     # The first process makes these features, others wait and read them. Not with `num_proc`: it forks, and the fork of
     # a process with threads may wait for ever for a lock that a thread held. The tokenizer has threads of its own.
     with FileLock(f"{cache}.lock") if cache is not None else nullcontext():
-        features = split.map(
-            _Numbered(encoder),
-            batched=True,
-            with_indices=True,
-            remove_columns=split.column_names,
-            new_fingerprint=key or "small",
-            cache_file_name=None if cache is None else str(cache),
-        )
+        try:
+            features = split.map(
+                _Numbered(encoder),
+                batched=True,
+                with_indices=True,
+                remove_columns=split.column_names,
+                new_fingerprint=key or "small",
+                cache_file_name=None if cache is None else str(cache),
+            )
+        except DataError as error:
+            raise DataError(f"{name}, {error}") from error
     return Encoded(features, split, tuple(_notes(features, split, head, name, max_length)))
 
 

@@ -104,6 +104,10 @@ class TaskHead(ABC):
         """Width of the head: one per class, label or tag; ``None`` where classes do not decide it."""
         return None if label_names is None else len(label_names)
 
+    def file_metrics(self, label_names: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return the scores of the user's own files, the main one first, by the names of the training rows' labels."""
+        return self.metrics
+
     def auto_class(self, *, is_encoder_decoder: bool) -> str:
         """Name of the ``Auto`` class that loads a model with this head."""
         return self.model_class

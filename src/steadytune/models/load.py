@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from steadytune.errors import ModelNotFoundError, did_you_mean
-from steadytune.heads.head import TaskHead
 from steadytune.heads.registry import head_of
 from steadytune.models.folder_check import check_folder
 from steadytune.models.new_head import draw_head, in_short, is_of_the_head, other_outputs
@@ -21,6 +21,8 @@ from steadytune.tasks.task import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+#: How the weights are held: in 32 bits, or as they are stored.
+Dtype = Literal["float32", "auto"]
 EMBEDDED = ("minilm",)
 
 
@@ -69,6 +71,11 @@ def _model_folder(folder: Path, name: str) -> Path:
         raise ModelNotFoundError(f"--model {name}: is a file; give the folder that holds config.json and the weights.")
     if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
         folder = folder / "model"  # the folder of a run
+    if (folder / "adapter_config.json").is_file():
+        raise ModelNotFoundError(
+            f"--model {name}: the folder holds a PEFT adapter; merge it into its base model first, with PEFT's "
+            "merge_and_unload(), and save that with save_pretrained()."
+        )
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"--model {name}: the folder holds no config.json, so it is not a saved model.")
     if not any(folder.glob("*.safetensors")):
@@ -127,7 +134,7 @@ def _require_on_hub(name: str) -> None:
 
 
 def load_model(
-    name: str, task: Task, *, trust_remote_code: bool = False, new_head: bool = False
+    name: str, task: Task, *, trust_remote_code: bool = False, new_head: bool = False, dtype: Dtype = "float32"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
     """Load a model with the head of a task, and its tokenizer; safetensors only.
 
@@ -139,6 +146,8 @@ def load_model(
         trust_remote_code: run code that the model brings along.
         new_head: for training: where the checkpoint's head has other outputs than the task (a model of MNLI that goes
             on with RTE), draw a new one and say so in the note. Otherwise such a checkpoint is refused.
+        dtype: of the weights, ``"float32"`` or, as they are stored, ``"auto"``: an optimizer loses most updates of
+            weights in 16 bits.
 
     Raises:
         ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
@@ -151,18 +160,21 @@ def load_model(
     import transformers
 
     from steadytune.core.stack.finite_watch import non_finite_weight
+    from steadytune.models.tokenizer import fit_tokens, give_padding, load_tokenizer
 
     try:
-        model, loading = _class_for(head, source, options).from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(source.location, **options)
+        kind = head.auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False))
+        model, loading = getattr(transformers, kind).from_pretrained(
             source.location,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=new_head,
+            dtype=_precision(config, dtype),
             **head.configuration(task.label_names),
             **options,
         )
-        others = other_outputs(transformers.AutoConfig.from_pretrained(source.location, **options), task)
-        tokenizer = _load_tokenizer(source, task, options)
+        tokenizer = load_tokenizer(source.location, head, options)
     except Exception as error:  # Transformers raises many types here; each becomes one line
         reason = brief(error, 10_000)
         if "ignore_mismatched_sizes" in reason:
@@ -178,20 +190,24 @@ def load_model(
             "the file is damaged. Name another model or checkpoint."
         )
     _require_body(model, loading["missing_keys"], name, alone=not head.has_outputs)
-    source = replace(source, note=_replaced_head(model, task, name, others, mismatched, new_head=new_head))
+    _require_all_layers(model, loading["unexpected_keys"], name)
+    others = other_outputs(config, task)
+    stored = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
+    notes = [None]
+    if new_head and stored in ("bfloat16", "float16"):
+        held = "kept so (--dtype auto)" if dtype == "auto" else "trained in float32; --dtype auto keeps them"
+        notes = [f"The weights are stored in {stored} and {held}."]
+    notes += [_replaced_head(model, task, name, others, mismatched, new_head=new_head)]
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
             f"--model {name}: no files of a tokenizer are with the model; save it there with save_pretrained()."
         )
     head.check_model(model, tokenizer, loading["missing_keys"], name)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     _require_known_tokens(model, tokenizer, name)
+    notes.append(fit_tokens(model, tokenizer, name, resize=new_head))
+    notes.append(give_padding(model, tokenizer, head))
     _require_whole_characters(tokenizer, name)
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer, source
+    return model, tokenizer, replace(source, note=" ".join(note for note in notes if note) or None)
 
 
 def _require_known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -221,24 +237,9 @@ def _require_whole_characters(tokenizer: PreTrainedTokenizerBase, name: str) -> 
         ) from error
 
 
-def _class_for(head: TaskHead, source: ModelSource, options: Mapping[str, Any]) -> Any:
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(source.location, **options)
-    return getattr(transformers, head.auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False)))
-
-
-def _load_tokenizer(source: ModelSource, task: Task, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-    if head_of(task.head).layout == "words" and getattr(tokenizer, "add_prefix_space", None) is False:
-        # Byte-level tokenizers must be told that each word of a list begins one.
-        tokenizer = AutoTokenizer.from_pretrained(source.location, add_prefix_space=True, **options)
-    if head_of(task.head).layout == "questions":
-        tokenizer.padding_side = "right"  # the places of the answer are counted from the left
-    tokenizer("a \u2603")  # a vocabulary that lacks the token for unknown words fails only where it needs it
-    return tokenizer
+def _precision(config: Any, dtype: Dtype) -> Dtype:
+    """Return the type of the weights; those that are quantized keep theirs."""
+    return "auto" if getattr(config, "quantization_config", None) else dtype
 
 
 def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str, *, alone: bool) -> None:
@@ -249,6 +250,21 @@ def _require_body(model: PreTrainedModel, missing: Iterable[str], name: str, *, 
         raise ModelNotFoundError(
             f"--model {name}: {len(absent)} tensors of the encoder are not in its weights, {absent[0]} for one: the "
             "file is not of this architecture or not whole."
+        )
+
+
+def _require_all_layers(model: PreTrainedModel, unexpected: Iterable[str], name: str) -> None:
+    """Raise where the weights have layers that config.json does not name: they would be left out in silence."""
+
+    def shape_of(key: str) -> str:
+        return re.sub(r"\.\d+\.", ".N.", key.removeprefix(f"{model.base_model_prefix}."))
+
+    known = {shape_of(key) for key in model.state_dict()}
+    left_out = sorted(key for key in unexpected if ".N." in shape_of(key) and shape_of(key) in known)
+    if left_out:
+        raise ModelNotFoundError(
+            f"--model {name}: its weights have layers that config.json does not name, {left_out[0]} for one, "
+            f"{len(left_out)} tensors in all: set the number of layers in config.json to that of the weights."
         )
 
 

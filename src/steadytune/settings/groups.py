@@ -47,6 +47,9 @@ class ModelSettings(Settings):
         elsewhere=("model_name_or_path", "model_name", "checkpoint", "base_model", "pretrained_model_name_or_path"),
         path=True,
     )
+    dtype: Literal["float32", "auto"] = setting(
+        "float32", "Precision of the weights: 'float32', or 'auto' for that of the checkpoint's file.", MODEL
+    )
     trust_remote_code: bool = setting(False, "Run code that the model brings along.", MODEL)
 
 

@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
+from steadytune.errors import SteadytuneError
 from steadytune.heads.registry import head_of
 from steadytune.support.atomic_files import replaced_when_whole
 from steadytune.support.reading import open_regular
@@ -28,6 +29,11 @@ FOLDER = "predictions"
 MOST_VALUES = 20_000_000
 #: Of one array in the largest such file, labels in 64 bits included.
 MOST_BYTES = 8 * MOST_VALUES + 1024
+
+
+#: What NumPy and the zip library raise for files that are cut off, overwritten or empty, and what scores raise.
+_DAMAGES = (SteadytuneError, OSError, TypeError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
+_DAMAGES += (BadZipFile, zlib.error)
 
 
 class Predictions(NamedTuple):
@@ -68,8 +74,21 @@ def read_predictions(run: Path, split: str) -> Predictions | None:
     try:
         with open_regular(run / FOLDER / f"{split}.npz") as file, ZipFile(file) as content:
             logits, labels, head = (_array(content, name) for name in ("logits", "labels", "head"))
-            return Predictions(logits, labels, str(head))
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, BadZipFile, zlib.error):
+            found = Predictions(logits, labels, str(head))
+            head_of(found.head).row_scores(found.logits, found.labels)  # raises where they do not fit each other
+            return found
+    except (
+        SteadytuneError,
+        TypeError,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        BadZipFile,
+        zlib.error,
+    ):
         return None
 
 

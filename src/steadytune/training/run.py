@@ -119,6 +119,7 @@ class _Run(Run):
             self.source,
             self.data.task,
             trust_remote_code=self.settings.trust_remote_code,
+            dtype=self.settings.dtype,
             new_head=self.source != str(self.folder.model),  # what was trained is only evaluated, with its own head
         )
         if source.note:

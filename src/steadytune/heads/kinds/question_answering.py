@@ -11,6 +11,7 @@ from steadytune.heads.columns import ANSWERS, CONTEXT, QUESTION
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.head import Encoder, Scorer, Selector, TaskHead, TaskRecord
 from steadytune.heads.scores.answers import Script, question_answering_scores
+from steadytune.heads.texts import pair_separator
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
@@ -59,12 +60,13 @@ class AnswerEncoder:
 
     A window that does not hold the whole first answer, or has none, points at its first special token, as BERT's
     reference code does. ``offset_start`` and ``offset_end`` are the characters of the context under each token, -1
-    outside of it. Only a question beyond half of the length is cut.
+    outside of it; ``nowhere`` is that special token. Only a question beyond half of the length is cut.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     stride: int
+    separator: str = ""
 
     @classmethod
     def fitted(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> AnswerEncoder:
@@ -76,7 +78,7 @@ class AnswerEncoder:
         room = max_length - max_length // 2 - tokenizer.num_special_tokens_to_add(pair=True)
         if room < 1:
             raise SettingsError(f"--max-length {max_length}: leaves no room for the context; give at least 16.")
-        return cls(tokenizer, max_length, min(max_length // 4, room - 1))
+        return cls(tokenizer, max_length, min(max_length // 4, room - 1), pair_separator(tokenizer))
 
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         """Return one or more features per row."""
@@ -93,24 +95,28 @@ class AnswerEncoder:
         origins = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
         columns: dict[str, list[Any]] = {
-            name: [] for name in ("start_positions", "end_positions", "offset_start", "offset_end")
+            name: [] for name in ("start_positions", "end_positions", "offset_start", "offset_end", "nowhere")
         }
         for i, origin in enumerate(origins):
             in_context = [part == 1 for part in encoded.sequence_ids(i)]
             starts = [o[0] if inside else -1 for o, inside in zip(offsets[i], in_context, strict=True)]
             ends = [o[1] if inside else -1 for o, inside in zip(offsets[i], in_context, strict=True)]
-            first, last = _tokens_of(rows["answers"][origin], starts, ends) or (self._nowhere(encoded, i),) * 2
-            for name, value in zip(columns, (first, last, starts, ends), strict=True):
+            nowhere = self._nowhere(encoded, i)
+            first, last = _tokens_of(rows["answers"][origin], starts, ends) or (nowhere, nowhere)
+            for name, value in zip(columns, (first, last, starts, ends, nowhere), strict=True):
                 columns[name].append(value)
         return {**encoded, **columns, "row": [indices[o] for o in origins], "cut": [is_cut[o] for o in origins]}
 
     def _short_questions(self, questions: Sequence[str]) -> tuple[list[str], list[int]]:
-        """Return the questions without white space around them, ended after half of the length, and which were."""
+        """Return the questions without white space around them, ended after half of the length, and which were.
+
+        What must go between question and context is at their end.
+        """
         questions = [question.strip() for question in questions]
         limit = self.max_length // 2
         offsets = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         short = [q[: o[limit - 1][1]] if len(o) > limit else q for q, o in zip(questions, offsets, strict=True)]
-        return short, [int(len(o) > limit) for o in offsets]
+        return [text + self.separator for text in short], [int(len(o) > limit) for o in offsets]
 
     def _nowhere(self, encoded: Mapping[str, Any], i: int) -> int:
         ids = encoded["input_ids"][i]

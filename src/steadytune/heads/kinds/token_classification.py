@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from steadytune.heads.columns import TOKENS
 from steadytune.heads.encoded import Encoded, list_sizes
 from steadytune.heads.head import IGNORED, Encoder, Scorer, Selector, TaskHead, TaskRecord, first
-from steadytune.heads.scores.tags import tag_scores
+from steadytune.heads.scores.tags import mark_entities, tag_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +51,10 @@ class TokenClassification(TaskHead):
         """See `TaskHead`."""
         return lambda predicted: _scores(task, encoded, predicted)
 
+    def file_metrics(self, label_names: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return F1 of entities where the tags mark some, else the accuracy of words."""
+        return self.metrics if mark_entities(label_names or ()) else ("accuracy", "f1_macro")
+
     def notes(self, features: Dataset, rows: Dataset, split: str) -> list[str]:
         """Say for how many words the tokenizer has no token."""
         words, carried = (sum(int(n.sum()) for n in list_sizes(*x)) for x in ((rows, TOKENS), (features, "words")))
@@ -86,8 +90,10 @@ class TagEncoder:
         origins = encoded.pop("overflow_to_sample_mapping")
         next_word = dict.fromkeys(origins, 0)
         columns: dict[str, list[Any]] = {name: [] for name in (*encoded, "labels", "words", "row", "cut")}
-        for i, origin in enumerate(origins):
-            held = encoded.word_ids(i)
+        held_words = [encoded.word_ids(i) for i in range(len(origins))]
+        # Windows come last first where the tokenizer cuts on the left; words are carried in their order.
+        for i in sorted(range(len(origins)), key=lambda i: (origins[i], _first_word(held_words[i]))):
+            origin, held = origins[i], held_words[i]
             first = [word is not None and word >= next_word[origin] for word in held]
             for place in range(1, len(held)):
                 first[place] = first[place] and held[place] != held[place - 1]
@@ -104,11 +110,17 @@ class TagEncoder:
         return columns
 
 
+def _first_word(held: list[int | None]) -> int:
+    return next((word for word in held if word is not None), 0)
+
+
 def _best(logits: Any) -> Any:
     return logits.argmax(-1).masked_fill(~logits.isfinite().all(-1), -1)
 
 
-def tags_of_rows(encoded: Encoded, predicted: np.ndarray, names: tuple[str, ...]) -> list[list[str]]:
+def tags_of_rows(
+    encoded: Encoded, predicted: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
+) -> list[list[str]]:
     """Bring the predictions for tokens back to the words of each row, in the order of the rows.
 
     A word that no feature carries, or whose outputs are not finite, is predicted to be outside of everything.
@@ -116,16 +128,15 @@ def tags_of_rows(encoded: Encoded, predicted: np.ndarray, names: tuple[str, ...]
     Args:
         encoded: the split.
         predicted: ``(features, length)`` indices of tags, -1 for none.
+        labels: ``(features, length)`` as the model was given them: the places of the words, on whichever side the
+            padding is.
         names: of the tags.
     """
-    import numpy as np
-
-    found = [[NO_TAG] * len(tokens) for tokens in encoded.rows["tokens"]]
-    columns = encoded.features.select_columns(["row", "words", "labels"])
-    for feature, outputs in zip(columns, predicted, strict=True):
+    found = [[NO_TAG] * len(tokens) for tokens in encoded.rows[TOKENS]]
+    columns = encoded.features.select_columns(["row", "words"])
+    for feature, outputs, places in zip(columns, predicted, labels != IGNORED, strict=True):
         content: Any = feature
-        labels = np.asarray(content["labels"])
-        for word, tag in zip(content["words"], outputs[: len(labels)][labels != IGNORED], strict=True):
+        for word, tag in zip(content["words"], outputs[places], strict=True):
             if 0 <= tag < len(names):
                 found[content["row"]][word] = names[tag]
     return found
@@ -135,10 +146,13 @@ def _scores(task: TaskRecord, encoded: Encoded, predicted: EvalPrediction) -> di
     import numpy as np
 
     names = task.label_names or ()
-    found = tags_of_rows(encoded, np.asarray(first(predicted.predictions)), names)
+    best, labels = np.asarray(first(predicted.predictions)), np.asarray(first(predicted.label_ids))
+    found = tags_of_rows(encoded, best, labels, names)
     tags = [[names[int(tag)] for tag in row] for row in encoded.rows["label"]]
     tokens = list(encoded.rows[TOKENS]) if "surface_f1" in task.metrics else None
-    return tag_scores(found, tags, tokens)
+    scores = tag_scores(found, tags, tokens, scheme=names)
+    # Where a benchmark reports F1 of words, it is micro-averaged: another name of their accuracy.
+    return scores if "f1" in scores or task.metrics[:1] != ("f1",) else {**scores, "f1": scores["accuracy"]}
 
 
 HEAD = TokenClassification()

@@ -53,14 +53,17 @@ def question_answering_scores(
         raise DataError(f"{len(predictions)} predicted answers do not fit {len(answers)} questions.")
     language = language or "en"
     script = script or ("squad" if language == "en" else "mlqa")
+    has_unanswerable = not all(len(accepted) for accepted in answers)
     exact = overlap = 0.0
     for prediction, accepted in zip(predictions, answers, strict=True):
         found = _normalised(prediction, language, script)
-        if not accepted:
-            exact += not found
-            overlap += not found
-            continue
         wanted = [_normalised(answer, language, script) for answer in accepted]
+        if has_unanswerable:  # SQuAD 2.0's script drops answers of nothing but articles and punctuation
+            wanted = [answer for answer in wanted if answer]
+        if not wanted or (has_unanswerable and not found):
+            exact += not (found or wanted)
+            overlap += not (found or wanted)
+            continue
         exact += found in wanted
         overlap += max(_overlap(_words(found, language), _words(answer, language)) for answer in wanted)
     return {"exact_match": exact / len(predictions), "f1": overlap / len(predictions)}

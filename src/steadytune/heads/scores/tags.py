@@ -12,7 +12,7 @@ from typing import NamedTuple
 from steadytune.errors import DataError
 
 OUTSIDE = "O"
-_PREFIXES = ("B", "I", "E", "S", "L", "U")
+_PREFIXES = ("B", "I", "E", "S", "L", "U", "M")
 _BEGINS = ("B", "S", "U")
 _ENDS = ("E", "S", "L", "U")
 
@@ -40,7 +40,8 @@ def entities(tags: Sequence[str], *, strict: bool = False) -> list[Entity]:
     found: list[Entity] = []
     open_kind: str | None = None
     start = 0
-    for position, tag in enumerate([*tags, OUTSIDE]):
+    marked = [tag if _marks(tag) else OUTSIDE for tag in tags]
+    for position, tag in enumerate([*marked, OUTSIDE]):
         prefix, _, kind = tag.partition("-")
         begins = tag != OUTSIDE and (prefix in _BEGINS or (kind != open_kind and not strict))
         continues = tag != OUTSIDE and not begins and kind == open_kind
@@ -61,13 +62,16 @@ def tag_scores(
     tokens: Sequence[Sequence[str]] | None = None,
     *,
     strict: bool = False,
+    scheme: Iterable[str] | None = None,
 ) -> dict[str, float]:
     """Return the scores of predicted tags against the tags of the same sentences, all in [0, 1].
 
     Tags that mark entities (`O`, `B-PER`): `precision`, `recall` and `f1` of whole entities, micro-averaged, and
     `accuracy` of words. With `tokens` also `surface_f1`, that of the different entities as they are written, each
-    counted once (WNUT-17, Derczynski et al., 2017). Other tags, such as parts of speech: `accuracy` of words, `f1`,
-    its micro-average, which is the same number, and `f1_macro`, the mean over the tags that occur.
+    counted once (WNUT-17, Derczynski et al., 2017). Other tags, such as parts of speech: `accuracy` of words, and
+    `f1_macro`, the mean over the tags that occur. `scheme` holds the tags of the training rows, which decide what all
+    splits are scored by; without it the tags that are given do. A tag that marks no entity among those that do counts
+    as outside.
 
     Raises DataError when there are no words, or a sentence has not as many predictions as tags.
 
@@ -82,8 +86,8 @@ def tag_scores(
         raise DataError("there are no words to score.")
     right = sum(a == b for row, gold in zip(predicted, tags, strict=True) for a, b in zip(row, gold, strict=True))
     accuracy = right / words
-    if not _mark_entities(tag for row in tags for tag in row):
-        return {"accuracy": accuracy, "f1": accuracy, "f1_macro": _macro(predicted, tags)}
+    if not mark_entities(scheme if scheme is not None else {tag for row in tags for tag in row}):
+        return {"accuracy": accuracy, "f1_macro": _macro(predicted, tags)}
     found = {(i, entity) for i, row in enumerate(predicted) for entity in entities(row, strict=strict)}
     wanted = {(i, entity) for i, row in enumerate(tags) for entity in entities(row, strict=strict)}
     scores = {**_precision_recall(len(found & wanted), len(found), len(wanted)), "accuracy": accuracy}
@@ -94,8 +98,18 @@ def tag_scores(
     return scores
 
 
-def _mark_entities(tags: Iterable[str]) -> bool:
-    return all(tag == OUTSIDE or (tag[1:2] == "-" and tag[0] in _PREFIXES) for tag in set(tags))
+def mark_entities(tags: Iterable[str]) -> bool:
+    """Whether tags mark entities: most of those that are not `O`, so that one that is odd decides nothing.
+
+    >>> mark_entities(["O", "B-PER", "I-PER", "0"]), mark_entities(["NOUN", "VERB", "O"])
+    (True, False)
+    """
+    given = set(tags) - {OUTSIDE}
+    return 2 * sum(map(_marks, given)) >= len(given)
+
+
+def _marks(tag: str) -> bool:
+    return tag[1:2] == "-" and tag[0] in _PREFIXES and len(tag) > 2
 
 
 def _precision_recall(right: int, found: int, wanted: int) -> dict[str, float]:

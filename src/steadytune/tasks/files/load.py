@@ -247,6 +247,7 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
     kind = reader.head.replace("_", " ").capitalize()
     names = list(reader.label_names or ())
     head = head_of(reader.head)
+    metrics = head.file_metrics(reader.label_names)
     if head.one_class_per_row:
         kind = f"Classification into {len(names)} classes ({listing(names)})"
     elif names:
@@ -265,7 +266,7 @@ def _task(sources: Mapping[str, Source], reader: FileReader, *, asked: bool) -> 
         label_column=reader.columns.label,
         label_names=reader.label_names,
         splits=what,
-        metric=head.metrics[0],
-        metrics=head.metrics,
+        metric=metrics[0],
+        metrics=metrics,
         family="files",
     )

@@ -164,7 +164,7 @@ class _Run(Run):
     def load(self) -> None:
         """Load the language model with its pretrained head."""
         self.language_model, self.tokenizer = load_language_model(
-            self.settings.model, trust_remote_code=self.settings.trust_remote_code
+            self.settings.model, trust_remote_code=self.settings.trust_remote_code, dtype=self.settings.dtype
         )
 
     def read_rows(self) -> None:
@@ -237,7 +237,7 @@ def _counted(name: str, split: PronounSplit) -> str:
 
 
 def load_language_model(
-    name: str, *, trust_remote_code: bool = False
+    name: str, *, trust_remote_code: bool = False, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked language model with its pretrained head, and its tokenizer; safetensors only.
 
@@ -253,7 +253,7 @@ def load_language_model(
     }
     try:
         model, loading = AutoModelForMaskedLM.from_pretrained(
-            source.location, use_safetensors=True, output_loading_info=True, **options
+            source.location, use_safetensors=True, output_loading_info=True, dtype=dtype, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
     except Exception as error:  # Transformers raises many types here; each becomes one line

@@ -242,7 +242,11 @@ def _load(
     for task, own in data.items():
         set_seed(settings.seed)
         one, tokenizers[task], source = load_model(
-            settings.model, own.task, trust_remote_code=settings.trust_remote_code, new_head=True
+            settings.model,
+            own.task,
+            trust_remote_code=settings.trust_remote_code,
+            new_head=True,
+            dtype=settings.dtype,
         )
         if source.note:
             reporter.note(f"{task}: {source.note}")

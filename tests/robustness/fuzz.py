@@ -33,7 +33,8 @@ SHARES = {
     "Results": 0.07,
     "CommandLines": 0.25,
     "Configurations": 0.25,
-    "DataFiles": 0.35,
+    "DataFiles": 0.2,
+    "GeneratedFiles": 0.15,
 }
 PER_PROCESS = 500
 PACKAGES = ("pyarrow", "datasets", "PyYAML", "pydantic", "typer", "rich", "torch", "transformers", "safetensors")
@@ -91,6 +92,7 @@ def _one_process(name: str, first: int, cases: int, seed: int, place: Path) -> d
 
 
 def _work(name: str, first: int, cases: int, seed: int) -> int:
+    import fuzz_files
     import fuzz_folders
     import fuzz_states
     import fuzz_targets
@@ -110,7 +112,7 @@ def _work(name: str, first: int, cases: int, seed: int) -> int:
     def note(number: int, case: Case) -> None:
         (parent / "case.json").write_text(json.dumps({"number": number, **_plain(case)}))
 
-    kind = next(getattr(m, name) for m in (fuzz_targets, fuzz_folders, fuzz_states) if hasattr(m, name))
+    kind = next(getattr(m, name) for m in (fuzz_targets, fuzz_files, fuzz_folders, fuzz_states) if hasattr(m, name))
     found = fuzz(kind(place, tiny_model_folder(parent)), cases, seed, first=first, before=note)
     faults = [{"fault": fault, "case": _plain(case)} for fault, case in found.faults.items()]
     (parent / "found.json").write_text(json.dumps({**asdict(found), "faults": faults}, default=str))

@@ -42,6 +42,7 @@ EXTENSIONS = (
     ".txt",
     ".CSV",
     ".csv.gz",
+    ".jsonl.gz",
     ".yaml",
     "",
 )
@@ -173,11 +174,12 @@ class DataFiles:
             raise Fault(f"left behind: {sorted(files_in(self.place) - before)[0]}")
         if outcome.status == REFUSED:
             return "refused"
-        self._compare(file, _Stub.given["data"], alone=alone)
+        self._compare(file, _Stub.given["data"], case.arguments, alone=alone)
         return "accepted"
 
-    def _compare(self, file: Path, data: Any, *, alone: bool) -> None:
-        wrong = None if alone else differences(file, data, "train") or differences(file, data, "validation")
+    def _compare(self, file: Path, data: Any, given: Sequence[str], *, alone: bool) -> None:
+        found = () if alone else (differences(file, data, split, given) for split in ("train", "validation"))
+        wrong = next(filter(None, found), None)
         used = {split: count.used for split, count in data.counts.items()}
         if alone and sum(used.values()) != data.counts["train"].read:
             wrong = f"{used} used of {data.counts['train'].read} read"

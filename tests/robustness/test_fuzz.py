@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fuzz_files
 import fuzz_folders
 import fuzz_states
 import fuzz_targets
@@ -43,6 +44,7 @@ def fuzzed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     ("kind", "cases"),
     [
         (fuzz_targets.DataFiles, 40),
+        (fuzz_files.GeneratedFiles, 40),
         (fuzz_targets.Configurations, 35),
         (fuzz_targets.CommandLines, 35),
         (fuzz_folders.Results, 15),

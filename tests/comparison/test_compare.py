@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from steadytune.cli import main
 from steadytune.comparison import cells as cells_file
 from steadytune.comparison.candidates import candidates
 from steadytune.comparison.compare import compare
-from steadytune.comparison.dry_run import plan_comparison
+from steadytune.comparison.dry_run import plan_comparison, time_comparison
 from steadytune.comparison.engines import execute as engine
 from steadytune.comparison.engines.execute import execute
 from steadytune.comparison.engines.local import LocalEngine
@@ -805,11 +806,15 @@ def test_what_a_process_left_that_was_killed_while_it_kept_a_record_is_removed(t
 # ---------------------------------------------------------------- the plan
 
 
-def test_the_plan_counts_the_runs_that_are_made_and_trains_nothing(settings, options, capsys, place) -> None:
+def test_the_plan_counts_the_runs_that_are_made_and_trains_nothing(
+    settings, options, capsys, place, monkeypatch
+) -> None:
     asked = {"methods": "noisytune,smart", "seeds": 2}
+    monkeypatch.setattr("steadytune.comparison.dry_run.LocalEngine", lambda folder: InProcess())
     assert main([*command(options, **asked), "--plan"]) == 0
     out = capsys.readouterr().out
     assert not (place / "out").exists()
+    assert re.search(r"About \d+ min on this machine \(\d+ processors?\), \d+% of it to score rows", out)
     assert "12 runs, 6 of them to choose settings on validation data; 0 are made already." in out
     # Two rates, and one more seed: 3 x (1 + 1 + 3), for the first seed only adds the scores of the test.
     assert "Arithmetic: about 15 plain runs, 15 plain runs of it to be done." in out
@@ -817,6 +822,9 @@ def test_the_plan_counts_the_runs_that_are_made_and_trains_nothing(settings, opt
     engine = InProcess()
     compare(settings(**asked), engine=engine)
     plan = plan_comparison(settings(**asked))
+    assert time_comparison(settings(**asked), InProcess()) is None, "nothing is missing"
+    seeds = plan_comparison(settings(**asked | {"seeds": 8, "max_eval_samples": 8}))
+    assert any("8 rows in test: the standard error of a score of 0.8 is 0.141" in note for note in seeds.notes)
     assert (plan.runs, plan.made, plan.arithmetic, plan.arithmetic_left) == (12, 12, 15.0, 0.0)
     assert sum(row.trainings for row in plan.cells[0].candidates) == len({made.key for made in engine.made})
     more = plan_comparison(settings(**asked | {"seeds": 3, "train_sizes": ["8", "24"]}))

@@ -12,9 +12,11 @@ from steadytune.comparison.candidates import Candidate
 from steadytune.comparison.fingerprint import code_digest, run_key
 from steadytune.comparison.plan import CellKey, RunPlan, places
 from steadytune.comparison.records import RunRecord, read_record
+from steadytune.comparison.statistics.detectable import SHARES, smallest_gain_of_rows, standard_error
 from steadytune.models.digest import model_digest
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.expressions import BASELINE
+from steadytune.support.text import counted, number
 from steadytune.tasks.digest import data_digest
 from steadytune.tasks.subset import parse_train_size
 from steadytune.training.chosen import follow_recipe
@@ -23,6 +25,10 @@ from steadytune.training.recipe import learning_rates
 from steadytune.training.rows import load_data
 
 LESS_IS_BETTER = ("mse", "loss", "perplexity")
+#: A gain that people compare methods for: where the test rows cannot show it, that is said beforehand.
+GAIN_LOOKED_FOR = 0.02
+#: A score before any was measured, for its standard error.
+TYPICAL_SCORE = 0.8
 #: Of a run's training curve, at least, where it has as many updates.
 CURVE_POINTS = 40
 
@@ -99,6 +105,21 @@ class PreparedCell:
             each_epoch=self.settings.evaluate_each_epoch,
             facts=candidate.facts,
             evaluate=tuple(self.settings.evaluate) if evaluate_test else (),
+        )
+
+    def too_few_rows(self, methods: int) -> str:
+        """A warning where the test rows cannot show a gain of `GAIN_LOOKED_FOR`; empty where they can."""
+        split = (self.test_splits or ("validation",))[0]
+        rows = self.evaluated_rows.get(split, 0)
+        seeds = self.settings.seeds
+        gain = smallest_gain_of_rows(rows, seeds, methods) if self.metric in SHARES and methods else None
+        if gain is None or gain <= GAIN_LOOKED_FOR:
+            return ""
+        error = standard_error(self.metric, TYPICAL_SCORE, rows)
+        return (
+            f"{self.task}: {counted(rows, 'row')} in {split}: the standard error of a score of {TYPICAL_SCORE} is "
+            f"{number(error)}, and {counted(seeds, 'seed')} show gains from about {number(gain)} on. Give more test "
+            "rows to see smaller ones."
         )
 
     def validation(self, record: RunRecord) -> tuple[float, float] | None:

@@ -121,6 +121,9 @@ class ComparisonSession:
             self.note(None, note)
         if few := too_few_seeds(len(self.settings.all_seeds), sum(bool(c.names) for c in self.compared)):
             self.note(None, few)
+        for cell in self.cells:
+            if weak := cell.too_few_rows(sum(bool(c.names) for c in self.compared)):
+                self.note(None, weak)
         tuning = self.tuning_runs()
         self.choose_known(tuning)
         expected = self.final_runs()
@@ -223,15 +226,27 @@ class ComparisonSession:
         missing = [run for run in planned if kept_record(run[2]) is None]
         untried = self.trials - self.tried
         if len(missing) + untried > 2 and self.forecast.update is None:
-            self._probe(self.cells[0])
+            self.probe(self.cells[0])
+        parts = self.seconds_left(planned)
+        self.reporter.begin(len(planned) + self.trials, len(missing) + untried, None if parts is None else sum(parts))
+
+    def seconds_left(self, planned: Sequence[Run]) -> tuple[float, float] | None:
+        """Expected seconds of what is missing, in training and in scoring; ``None`` while nothing is known."""
         firsts = {plan.key for _, _, plan in planned if not plan.evaluate_test}
-        trained = {plan.key for _, _, plan in missing if plan.evaluate_test and plan.key in firsts}
-        tuning = [run for run in missing if not run[2].evaluate_test]
-        rest = [run for run in missing if run[2].evaluate_test]
-        seconds = [self.forecast.total(tuning), self.forecast.total(rest, trained), self._seconds_of_trials(untried)]
-        known = [s for s in seconds if s is not None]
-        about = sum(known) if len(known) == len(seconds) else None
-        self.reporter.begin(len(planned) + self.trials, len(missing) + untried, about)
+        missing = [run for run in planned if kept_record(run[2]) is None]
+        whole = scoring = 0.0
+        for cell, candidate, plan in missing:
+            # The first seed is trained while rates are chosen; later only its test splits are scored.
+            is_trained = plan.evaluate_test and plan.key in firsts
+            seconds = self.forecast.of(cell, candidate, plan, is_trained=is_trained)
+            if seconds is None:
+                return None
+            whole += seconds
+            scoring += min(seconds, self.forecast.scoring(cell, candidate, plan, is_trained=is_trained))
+        trials = self._seconds_of_trials(self.trials - self.tried)
+        if trials is None:
+            return None
+        return (whole - scoring) / self.forecast.workers + trials, scoring / self.forecast.workers
 
     def _seconds_of_trials(self, count: int) -> float | None:
         """Expected seconds of so many trials; a trial is a run of any candidate without the test splits."""
@@ -240,8 +255,8 @@ class ComparisonSession:
         total = self.forecast.total(one) if count else 0.0
         return None if total is None else total * count / len(one)
 
-    def _probe(self, cell: PreparedCell) -> None:
-        """Measure a plain step with a few updates in a folder of its own, for the estimate."""
+    def probe(self, cell: PreparedCell) -> None:
+        """Time a few plain updates in a folder of their own, for the estimate."""
         folder = self.settings.folder / f"estimate-{this_process()}"
         plain = self._plan(
             cell, self.compared[0], self.settings.learning_rates[0], self.settings.first_seed, test=False

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from steadytune.comparison.candidates import Candidate, candidates
 from steadytune.comparison.cells import PreparedCell, plan_cells, with_rates
 from steadytune.comparison.compare import ComparisonSession
+from steadytune.comparison.engines.engine import Engine
+from steadytune.comparison.engines.local import LocalEngine
 from steadytune.comparison.folder import as_begun, refuse_foreign
 from steadytune.comparison.kept_record import kept_record
 from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.reporter import SilentComparison
 from steadytune.comparison.statistics.verdict import too_few_seeds
 from steadytune.settings.compare import CompareSettings
+from steadytune.support.text import counted
+from steadytune.training.folder import describe_environment
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,61 @@ def plan_comparison(settings: CompareSettings) -> ComparisonPlan:
     few = too_few_seeds(len(settings.all_seeds), sum(bool(c.names) for c in compared))
     searched = "Trials of a search that were made before are not counted." if trials else ""
     notes = dict.fromkeys(note for cell in work.cells for note in cell.notes)
-    return ComparisonPlan(cells, tuple(note for note in (*notes, few, searched) if note))
+    rows = (cell.too_few_rows(sum(bool(c.names) for c in compared)) for cell in work.cells)
+    return ComparisonPlan(cells, tuple(note for note in (*notes, few, *rows, searched) if note))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long what is missing of a comparison will take on this machine.
+
+    Attributes:
+        seconds: of all of it.
+        scoring: share of that time in which rows are scored, from 0 to 1.
+        machine: what the updates were timed on.
+    """
+
+    seconds: float
+    scoring: float
+    machine: str
+
+
+def time_comparison(settings: CompareSettings, engine: Engine | None = None) -> Timing | None:
+    """Time a few plain updates, in a folder that is removed, and work out what a comparison takes by them.
+
+    Args:
+        settings: of the comparison.
+        engine: makes the run that is timed; a worker process by default.
+
+    Returns:
+        ``None`` where nothing is missing, or the updates cannot be timed.
+    """
+    settings = with_rates(as_begun(settings))
+    compared, cells = candidates(settings), plan_cells(settings)
+    with TemporaryDirectory(prefix="steadytune-") as place:
+        made = engine or LocalEngine(Path(place))
+        aside = cells[0].settings.model_copy(update={"output_dir": place})
+        first = [replace(cells[0], settings=aside)]
+        timed = ComparisonSession(aside, compared, first, engine=made, reporter=SilentComparison(), command="")
+        try:
+            timed.probe(timed.cells[0])
+        finally:
+            made.close()
+    work = ComparisonSession(settings, compared, cells, engine=made, reporter=SilentComparison(), command="")
+    work.forecast = timed.forecast
+    work.forecast.workers, work.trials = settings.workers, _trials(settings) * len(cells) * len(compared)
+    if not work.trials:
+        work.choose_known(work.tuning_runs())
+    parts = work.seconds_left([*work.tuning_runs(), *work.final_runs()])
+    if parts is None or not sum(parts):
+        return None
+    return Timing(sum(parts), parts[1] / sum(parts), _machine())
+
+
+def _machine() -> str:
+    found = describe_environment(0)["machine"]
+    device = found.get("device", "cpu")
+    return f"{counted(found['processors'] or 1, 'processor')}" + ("" if device == "cpu" else f" and {device}")
 
 
 def _trials(settings: CompareSettings) -> int:

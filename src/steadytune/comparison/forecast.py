@@ -59,19 +59,27 @@ class Forecast:
         """
         if self.update is None or self.setup is None:
             return None
+        scoring = self.scoring(cell, candidate, plan, is_trained=is_trained)
+        if is_trained:
+            return self.setup + scoring
+        seen = self._seen.get((candidate.label, cell.task, cell.place.train_size))
+        if seen:
+            return statistics.median(seen)
+        return self.setup + cell.updates(candidate) * self.update * candidate.relative_cost + scoring
+
+    def scoring(self, cell: PreparedCell, candidate: Candidate, plan: RunPlan, *, is_trained: bool = False) -> float:
+        """Expected seconds of a run that go into scoring rows; 0 while nothing is known."""
+        if self.update is None:
+            return 0.0
         settings = cell.settings
         batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
         row = self.update / (3 * batch)  # a third of a step is forward
         tests = sum(cell.evaluated_rows[name] for name in cell.test_splits) if plan.evaluate_test else 0
         if is_trained:
-            return self.setup + row * tests
-        seen = self._seen.get((candidate.label, cell.task, cell.place.train_size))
-        if seen:
-            return statistics.median(seen)
+            return row * tests
         epochs = settings.num_train_epochs * candidate.more_updates if settings.max_steps <= 0 else 1
         validation = cell.evaluated_rows["validation"] * (epochs * settings.evaluate_each_epoch + 1)
-        training = cell.updates(candidate) * self.update * candidate.relative_cost
-        return self.setup + training + row * (validation + tests)
+        return row * (validation + tests)
 
     def total(
         self, runs: Iterable[tuple[PreparedCell, Candidate, RunPlan]], trained: Collection[str] = ()

@@ -73,7 +73,7 @@ def run(settings: CompareSettings, options: Options) -> None:
 def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
     """Say what there is to run; of results at a URL, what lies on this machine counts as made."""
     from steadytune.cli.views.plan import show_plan
-    from steadytune.comparison.dry_run import plan_comparison
+    from steadytune.comparison.dry_run import plan_comparison, time_comparison
     from steadytune.comparison.remote import open_remote
     from steadytune.support.quiet_libraries import quiet_libraries
 
@@ -83,7 +83,8 @@ def _show_plan(settings: CompareSettings, *, quiet: bool) -> None:
         settings = settings.model_copy(update={"output_dir": str(remote.local)})
     plan = plan_comparison(settings)
     if not quiet:
-        show_plan(Screen(), plan)
+        left = plan.made < plan.runs
+        show_plan(Screen(), plan, time_comparison(settings) if left else None)
 
 
 def _stop(_number: int) -> None:

@@ -11,11 +11,14 @@ from steadytune.reporting.words import label, size
 from steadytune.support.text import rate, ratio
 
 if TYPE_CHECKING:
-    from steadytune.comparison.dry_run import ComparisonPlan, PlannedCell
+    from steadytune.comparison.dry_run import ComparisonPlan, PlannedCell, Timing
+
+#: Share of the time that scoring takes, from which on a hint says how to score fewer rows.
+MUCH_SCORING = 0.5
 
 
-def show_plan(console: Console, plan: ComparisonPlan) -> None:
-    """Print a table for every task and size, and what all of them take."""
+def show_plan(console: Console, plan: ComparisonPlan, timing: Timing | None = None) -> None:
+    """Print a table for every task and size, and what all of them take; in time, if updates were timed."""
     for cell in plan.cells:
         console.print(_table(cell))
     for note in plan.notes:
@@ -25,7 +28,22 @@ def show_plan(console: Console, plan: ComparisonPlan) -> None:
     show_lines(
         console, f"Arithmetic: about {_plain(plan.arithmetic)}, {_plain(plan.arithmetic_left)} of it to be done."
     )
+    if timing is not None:
+        about = f"About {hours_and_minutes(timing.seconds)} on this machine ({timing.machine})"
+        show_lines(console, f"{about}, {timing.scoring:.0%} of it to score rows, by a few updates that were timed.")
+        if timing.scoring > MUCH_SCORING:
+            show_lines(console, "--max-eval-samples N scores fewer rows.")
     show_lines(console, "Nothing was trained. The same command without --plan does it.")
+
+
+def hours_and_minutes(seconds: float) -> str:
+    """A length of time in hours and minutes.
+
+    >>> hours_and_minutes(40), hours_and_minutes(2220), hours_and_minutes(9000)
+    ('1 min', '37 min', '2 h 30 min')
+    """
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _plain(runs: float) -> str:

@@ -58,7 +58,7 @@ test-oldest: $(OLDEST)/.installed
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet $(TORCH_INDEX) -c constraints-oldest.txt torch
-	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[demo,lora,optimizers,search]' \
+	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cli,demo,lora,optimizers,search]' \
 		'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100'
 	touch $@
 

@@ -42,6 +42,27 @@ class ModelNotFoundError(SteadytuneError, RuntimeError):
     """A model was found neither in a folder nor in the cache nor on the Hub."""
 
 
+#: What the commands import beyond what torch, Transformers, Accelerate and safetensors bring.
+_OF_COMMANDS = (
+    *("charset_normalizer", "datasets", "filelock", "fsspec", "jinja2", "matplotlib", "psutil", "pyarrow", "pydantic"),
+    *("rich", "scipy", "sklearn", "tqdm", "typer", "yaml"),
+)
+
+
+def what_to_install(error: ImportError) -> str:
+    """Say what to install where a package that the commands need is missing; empty for other errors.
+
+    >>> what_to_install(ModuleNotFoundError("No module named 'typer'", name="typer"))
+    "typer is not installed, which the commands need: pip install 'steadytune[cli]'."
+    >>> what_to_install(ModuleNotFoundError("No module named 'mine'", name="mine"))
+    ''
+    """
+    package = (error.name or "").partition(".")[0]
+    if package not in _OF_COMMANDS:
+        return ""
+    return f"{package} is not installed, which the commands need: pip install 'steadytune[cli]'."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known name, or an empty string.
 

@@ -98,9 +98,18 @@ def load(home: str) -> object:
 
     >>> load("steadytune.errors:MethodError").__name__
     'MethodError'
+
+    Raises:
+        ImportError: a package is missing; the message says which extra brings it.
     """
     module, attribute = home.split(":")
-    found: object = importlib.import_module(module)
+    try:
+        found: object = importlib.import_module(module)
+    except ImportError as error:
+        from steadytune.errors import what_to_install
+
+        remedy = what_to_install(error)
+        raise ImportError(remedy, name=error.name) if remedy else error from error
     for name in attribute.split("."):
         found = getattr(found, name)
     return found

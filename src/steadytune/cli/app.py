@@ -13,7 +13,7 @@ from steadytune.cli import mistakes
 from steadytune.cli.program import named_in, program
 from steadytune.cli.stopped import Stopped, no_interrupt_lost
 from steadytune.cli.streams import READER_GONE, flush, let_go, never_fail_to_print
-from steadytune.errors import SettingsError, SteadytuneError
+from steadytune.errors import SettingsError, SteadytuneError, what_to_install
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 #: Of an error, in characters; a path or a value in it can be a megabyte.
@@ -136,6 +136,8 @@ def _of_a_cache(path: str) -> str:
 
 def _said_by_a_library(error: BaseException) -> str | None:
     """What the user can mend although no OSError tells it: weights that could not be saved, the home of nobody."""
+    if isinstance(error, ImportError):
+        return what_to_install(error) or None
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "a path begins with ~ and the name of nobody here; write it out."
     torch_signs = ("PytorchStreamWriter", "iostream error", "Parent directory")

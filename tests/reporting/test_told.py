@@ -27,7 +27,7 @@ from steadytune.comparison.leader import leader
 from steadytune.comparison.plan import CellKey
 from steadytune.comparison.records import FILE_NAME, Cell, Comparison, RunRecord, read_comparison
 from steadytune.comparison.statistics.cells import compare_cell
-from steadytune.comparison.statistics.constant_predictions import ONE_CLASS, ONE_VALUE, in_words, one_prediction
+from steadytune.comparison.statistics.constant_predictions import in_words
 from steadytune.comparison.statistics.verdict import verdict
 from steadytune.comparison.unfinished import unfinished
 from steadytune.heads.scores.metrics import compute_metrics
@@ -37,6 +37,7 @@ from steadytune.reporting.words import table_cell
 from steadytune.settings.compare import CompareSettings
 from steadytune.support.plain_yaml import write_yaml
 from steadytune.support.text import interval, plain_text, signed
+from steadytune.training.collapse import ONE_CLASS, ONE_VALUE, one_prediction
 
 #: What a model scores that predicts the class 1 of two for each of 100 rows, 51 of them rightly.
 ALL_ONE = compute_metrics("classification", np.tile([0.0, 1.0], (100, 1)), np.array([1] * 51 + [0] * 49))

@@ -10,7 +10,7 @@ from steadytune.comparison.folder import CONFIG
 from steadytune.comparison.records import Comparison
 from steadytune.errors import SteadytuneError
 from steadytune.settings.compare import CompareSettings
-from steadytune.settings.fields import determining, with_fact
+from steadytune.settings.fields import all_facts, determining, with_fact
 from steadytune.settings.resolve import read_config, resolve
 
 #: Of seeds, and of runs in all; a file that asks for more is no comparison.
@@ -45,9 +45,12 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
 
 
 def _changed(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> set[str]:
-    """Settings of the two that differ; what one of them lacks, another version wrote."""
+    """Settings of the two that differ; what one of them lacks, another version wrote, or the recipe chooses."""
     names = determining(CompareSettings, asked).keys() & settings.keys()
     changed = {name for name in names if asked[name] != settings[name]}
+    if "recipe" in names:
+        by_recipe = {name for name, facts in all_facts(CompareSettings).items() if facts.by_recipe}
+        changed |= by_recipe & (asked.keys() ^ settings.keys())
     if "learning_rates" in changed and 1 in (len(asked["learning_rates"]), len(settings["learning_rates"])):
         changed.add("hold_out")  # where nothing is chosen, no rows are held out to choose by
     return changed

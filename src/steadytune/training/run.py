@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from steadytune.tasks.task import TaskData
 from steadytune.training.arguments import refuse_label_smoothing, training_arguments
 from steadytune.training.callbacks import SparingCheckpoints
 from steadytune.training.chosen import follow_recipe
+from steadytune.training.collapse import collapse
 from steadytune.training.folder import RunFolder
 from steadytune.training.predictions import FOLDER, keeping
 from steadytune.training.reporter import Reporter, Silent
@@ -159,7 +161,9 @@ class _Run(Run):
     def evaluate(self, metrics: Mapping[str, Any], when: str) -> dict[str, Any]:
         """Score the splits that are looked at."""
         found = self._evaluate(self._looked_at())
-        return {**metrics, **(self._results(found) if when == "after" else {when: found})}
+        if when != "after":
+            return {**metrics, when: found}
+        return {**metrics, **self._results(found), **self._collapse(metrics.get("before", {}), found)}
 
     def skipped(self) -> list[str]:
         """The test splits, where only the validation split is looked at."""
@@ -187,6 +191,16 @@ class _Run(Run):
         names = self.data.task.label_names or ()
         of = {"f1_of": names[1]} if head_of(self.data.task.head).one_class_per_row and len(names) == 2 else {}
         return {"after": after, "metric": self.data.task.metric, **of, **({"transfer": found} if found else {})}
+
+    def _collapse(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+        """What ``metrics.json`` says where the validation split shows that nothing was learned."""
+        task, rows = self.data.task, self.splits["validation"].rows
+        largest = None
+        if head_of(task.head).one_class_per_row:
+            counts = Counter(rows["label"])
+            largest = max(counts.values()) / max(1, len(rows))
+        said = collapse(before.get("validation", {}), after["validation"], task.metric, largest)
+        return {"collapse": said} if said else {}
 
     def _scorer(self, name: str) -> Scorer:
         split, task = self.splits[name], self.data.task

@@ -58,6 +58,8 @@ def run(settings: TrainSettings, options: FromFile) -> None:
     spare = told_of_checkpoints(RunFolder(result.folder))
     if spare:
         reporter.note(spare)
+    if "collapse" in result.metrics:  # the last line: the table above looks like success
+        reporter.note(result.metrics["collapse"])
 
 
 def told_of_checkpoints(folder: RunFolder) -> str:

@@ -682,6 +682,11 @@ def test_quick_mistakes_import_nothing_large(place) -> None:
         ["train", "--train-file", "missing.csv"],
         ["train", "--train-file", "train.csv", "--output-dir", "test.csv"],
         ["train", "--train-file", "train.csv", "--model", "./missing"],
+        ["train", "train.csv", "--methods", "smrat"],
+        ["compare", "train.csv", "--methods", "none,smart+noisytun"],
+        ["compare", "train.csv", "--lr", "1"],
+        ["methods", "smrat"],
+        ["explain", "smrat"],
     ]
     assert imported_by(mistakes, 2) == []
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from steadytune.cli.quick import refuse_unknown_methods
 from steadytune.cli.stopped import Stopped
 from steadytune.cli.views.console import Screen
 from steadytune.comparison.candidates import candidates
@@ -37,6 +38,7 @@ def run(settings: CompareSettings, options: Options) -> None:
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     for place in places(settings):
         check_source(settings.run_settings(task=place.task, train_size=place.train_size))
+    refuse_unknown_methods(settings.methods)
     find_model(settings.model)
     compared = candidates(settings)
     if options.plan:

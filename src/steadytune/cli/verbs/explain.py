@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator
 
+from steadytune.cli.quick import refuse_unknown_methods
 from steadytune.cli.views.console import Screen, show_lines
 from steadytune.settings.fields import METHODS, MODEL, setting
 from steadytune.settings.groups import MethodsOfARun, SeedSettings, as_names
@@ -38,6 +39,7 @@ class Options(SeedSettings, MethodsOfARun):
 
 def run(options: Options) -> None:
     """Print what a stack of methods does, or what is refused about it and what can be done."""
+    refuse_unknown_methods(options.methods)
     from steadytune.core.stack.composition import conflicts, ways_out  # these import torch
     from steadytune.core.stack.explain import explain
     from steadytune.methods.registry import build_methods

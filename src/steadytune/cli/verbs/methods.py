@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from steadytune.cli.quick import refuse_unknown_methods
 from steadytune.cli.views.console import Screen, show_lines
 from steadytune.settings.fields import METHODS, Settings, setting
 
@@ -37,6 +38,7 @@ class Options(Settings):
 
 def run(options: Options) -> None:
     """Print all methods as a table, or the settings of the named ones."""
+    refuse_unknown_methods(options.names)
     from steadytune.core.authoring.cost import PLAIN_STEP  # these import torch
     from steadytune.core.stack.composition import total_cost
     from steadytune.methods.registry import all_methods, method_classes

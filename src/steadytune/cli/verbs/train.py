@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steadytune.cli.quick import refuse_unknown_methods
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.cli.views.console import Screen
 from steadytune.models.load import find_model
@@ -27,6 +28,7 @@ def run(settings: TrainSettings, options: FromFile) -> None:
     """Train as asked and print the scores before and after."""
     # From the quickest check to the slowest, so that a mistake is told before torch is imported.
     check_source(settings)
+    refuse_unknown_methods(settings.methods)
     RunFolder(settings.folder).check(settings)
     find_model(settings.model)
     from steadytune.methods.registry import build_methods

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
+from steadytune.comparison.calibration import calibration_of
 from steadytune.errors import DataError
 from steadytune.evaluation.measures.annotators import agreement, by_agreement, distance
 from steadytune.evaluation.measures.calibration import (
@@ -32,6 +33,7 @@ from steadytune.evaluation.measures.perturbations import (
 )
 from steadytune.evaluation.measures.robustness import under_noise
 from steadytune.heads.registry import HEADS
+from steadytune.training.predictions import read_predictions
 
 CHARACTER_KINDS = [kind for kind in KINDS if kind != "word_drop"]
 SENTENCE = "The quick brown fox jumps over the lazy dog, 1984 times; Zürich sleeps. "
@@ -359,3 +361,20 @@ def test_groups_have_their_own_rows() -> None:
 def test_bad_annotations_are_told_by_row(annotators, counts, where) -> None:
     with pytest.raises(DataError, match=where):
         by_agreement(np.zeros((2, 3)), np.zeros(2, dtype=int), annotators, counts)
+
+
+@pytest.mark.parametrize("damage", ["cut", "labels", "shapes", "head"])
+def test_kept_predictions_that_are_damaged_count_as_none(damage: str, tmp_path) -> None:
+    file = tmp_path / "predictions" / "test.npz"
+    file.parent.mkdir()
+    logits, labels = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32), np.array([0, 1])
+    np.savez_compressed(file, logits=logits, labels=labels, head="classification")
+    assert read_predictions(tmp_path, "test") is not None
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-40])
+    else:
+        wrong = {"labels": (logits, labels + 7), "shapes": (logits[:1], labels), "head": (logits, labels)}[damage]
+        head = "clasification" if damage == "head" else "classification"
+        np.savez_compressed(file, logits=wrong[0], labels=wrong[1], head=head)
+    assert read_predictions(tmp_path, "test") is None
+    assert calibration_of(tmp_path, ["test"]) == {}

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from steadytune.core.authoring import Attachment, Cost, ModelMethod, Training, hyperparameter
+from steadytune.core.model.copying import PlainWhenCopied
 from steadytune.core.model.sharding import whole
 from steadytune.errors import HostError
 
@@ -71,9 +72,11 @@ class Mixout(ModelMethod):
         return f"sets {self.probability:.0%} of the pretrained weights back to their old values, at random, per pass"
 
 
-class MixedLinear(nn.Linear):
+class MixedLinear(PlainWhenCopied, nn.Linear):
     """An ``nn.Linear`` that mixes its weight in training mode; a module becomes one by a change of its class."""
 
+    plain: ClassVar[type[nn.Module]] = nn.Linear
+    own: ClassVar[tuple[str, ...]] = ("pretrained", "probability")
     pretrained: Tensor
     probability: float
 

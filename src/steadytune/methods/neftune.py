@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from steadytune.core.arithmetic import noise
 from steadytune.core.authoring import TASK_EMBEDDINGS, Attachment, ModelMethod, Training, hyperparameter
+from steadytune.core.model.copying import OwnHook
 from steadytune.core.model.precision import precision_now
 from steadytune.core.model.tap import EmbeddingFacts, is_length_first, word_embedding
 from steadytune.errors import HostError
@@ -71,9 +72,9 @@ class _Noise(Attachment):
         self._length_first = is_length_first(model)
         self._undo = ExitStack()
         training.cleanup.append(self.detach)
-        self._undo.callback(model.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
-        self._undo.callback(word_embedding(model).register_forward_hook(self._add).remove)
-        self._undo.callback(model.register_forward_hook(self._end, always_call=True).remove)
+        self._undo.callback(model.register_forward_pre_hook(OwnHook(self._begin), with_kwargs=True).remove)
+        self._undo.callback(word_embedding(model).register_forward_hook(OwnHook(self._add)).remove)
+        self._undo.callback(model.register_forward_hook(OwnHook(self._end), always_call=True).remove)
 
     def detach(self) -> None:
         """Remove the hooks."""

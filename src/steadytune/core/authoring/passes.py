@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steadytune.core.arithmetic import noise, randomness
 from steadytune.core.arithmetic.ascent import gradient_to
 from steadytune.core.authoring.step import Masks
+from steadytune.core.model.running_buffers import RunningBuffers
 from steadytune.core.model.tap import EmbeddingFacts, Tap
 
 #: What a pass computes: the task loss and all terms, one of the two, or nothing of either.
@@ -35,6 +36,7 @@ class Passes:
         loss: runs the host's forward pass and returns the loss.
         run: runs the host's forward and backward pass and returns the loss, detached.
         limited: a context in which `loss` and `run` compute a part only, times a share.
+        buffers: running statistics of the model, which passes after the first leave alone.
         host_update: the host's optimizer step and ``zero_grad``.
         stream: gives the seed of the next fresh dropout masks.
     """
@@ -47,6 +49,7 @@ class Passes:
     loss: Callable[[], Tensor]
     run: Callable[[], Tensor]
     limited: Callable[[LossPart, float], AbstractContextManager[None]]
+    buffers: RunningBuffers
     host_update: Callable[[], None]
     stream: Callable[[], int]
     random_state: randomness.RandomState
@@ -112,10 +115,17 @@ class Passes:
         with self.tap.perturbing(torch.where(mask, delta, delta.new_zeros(()))):
             yield
 
-    def _masks(self, masks: Masks) -> AbstractContextManager[None]:
+    @contextmanager
+    def _masks(self, masks: Masks) -> Iterator[None]:
         self._passes += 1
         if self._passes == 1:
-            return nullcontext()
-        if masks == "same":
-            return randomness.replayed(self.random_state)
-        return randomness.fresh(self.stream(), self.random_state.device)
+            with self.buffers.observed():
+                yield
+            return
+        same = masks == "same"
+        device = self.random_state.device
+        with (
+            randomness.replayed(self.random_state) if same else randomness.fresh(self.stream(), device),
+            self.buffers.kept(),
+        ):
+            yield

@@ -15,6 +15,7 @@ from steadytune.core.arithmetic import noise, randomness
 from steadytune.core.authoring.per_item import PerItem
 from steadytune.core.model.outputs import Prediction, logits_of
 from steadytune.core.model.rows import part_of_inputs, rows_of
+from steadytune.core.model.running_buffers import RunningBuffers
 from steadytune.core.model.tap import EmbeddingFacts, Tap
 from steadytune.core.model.wrappers import buffers_as_they_are
 from steadytune.core.state.teacher import Shadow, Teacher
@@ -64,6 +65,7 @@ class Step:
         shadows: the teachers' weights.
         anchor: the pretrained weights of the parameters that train, where a method asks for them.
         run_task: runs the host's own forward pass and loss again, for a second task loss.
+        buffers: running statistics of the model, which extra passes leave alone.
         streams: the random numbers of this update.
         owner: name of the method that is asking; the runner sets it.
         is_part: whether these are some examples of a micro-batch, as `subset` gives them.
@@ -84,6 +86,7 @@ class Step:
     shadows: Mapping[Teacher, Shadow]
     anchor: Mapping[str, Tensor]
     run_task: Callable[[], tuple[Tensor, Any]]
+    buffers: RunningBuffers
     streams: randomness.Streams
     owner: str = ""
     is_part: bool = False
@@ -116,14 +119,14 @@ class Step:
         # Outside the real tokens neither the perturbation nor its gradient exists (on Qwen3 the latter is huge).
         delta = torch.where(self.token_mask(site).unsqueeze(-1), delta, delta.new_zeros(()))
         moved = self.taps[site].perturbing(delta, clean=self.clean_embeddings.get(site))
-        with self._masks(masks), buffers_as_they_are(self.model), moved:
+        with self._masks(masks), buffers_as_they_are(self.model), self.buffers.kept(), moved:
             return logits_of(self.model(**self.inputs), self.inputs)
 
     def task(self, *, masks: Masks = "fresh") -> tuple[Tensor, Tensor]:
         """Task loss, scaled as the host scales it, and logits of a second pass; equal questions are answered once."""
         if masks not in self._second_task:
             self.counts.perturbed += 1
-            with self._masks(masks, owner="task"), buffers_as_they_are(self.model):
+            with self._masks(masks, owner="task"), buffers_as_they_are(self.model), self.buffers.kept():
                 loss, outputs = self.run_task()
             self._second_task[masks] = (loss, logits_of(outputs, self.inputs))
         return self._second_task[masks]
@@ -133,7 +136,7 @@ class Step:
         key = (teacher, masks)
         if key not in self._teacher_logits:
             self.counts.teacher += 1
-            with self._masks(masks, owner="teacher"):
+            with self._masks(masks, owner="teacher"), self.buffers.kept():
                 outputs = self.shadows[teacher].outputs(self.plain_model, self.inputs)
             self._teacher_logits[key] = logits_of(outputs, self.inputs).detach()
         return self._teacher_logits[key]

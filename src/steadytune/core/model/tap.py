@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadytune.core.model.copying import OwnHook
 from steadytune.core.model.precision import precision_now
 from steadytune.errors import HostError
 
@@ -194,7 +195,7 @@ class Tap:
         self._seen = None
         with ExitStack() as undo:  # whatever interrupts the block, and also right after the hook is there
             self._undo = undo
-            undo.callback(self.embedding.register_forward_hook(forward_hook).remove)
+            undo.callback(self.embedding.register_forward_hook(OwnHook(forward_hook)).remove)
             yield
 
     @property

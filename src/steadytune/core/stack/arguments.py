@@ -100,6 +100,24 @@ def require_batch(model: Any, batch: Any) -> None:
             "The batch must be the keyword arguments of the model, as in {'input_ids': ids, 'labels': labels}; got "
             f"{_kind(batch)}."
         )
+    empty = next(
+        (name for name, v in batch.items() if isinstance(v, torch.Tensor) and v.dim() > 0 and not len(v)), None
+    )
+    if empty is not None:
+        raise HostError(f"The batch has no rows (its {empty!r} is empty): leave empty batches out.")
+
+
+def require_gradients() -> None:
+    """Refuse to train where gradients are switched off.
+
+    Raises:
+        HostError: they are, by ``torch.no_grad()`` or ``torch.inference_mode()``.
+    """
+    if not torch.is_grad_enabled():
+        where = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
+        raise HostError(
+            f"stack.backward() was called inside torch.{where}(), where nothing can train: call it outside."
+        )
 
 
 def require_training_mode(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steadytune.core.authoring.per_item import scales_by_items
 from steadytune.core.model.outputs import loss_of
 from steadytune.core.model.wrappers import refuse_bare_backward, refuse_engines
-from steadytune.core.stack.arguments import require_batch
+from steadytune.core.stack.arguments import require_batch, require_gradients
 from steadytune.core.stack.runner import StepRunner
 from steadytune.errors import HostError
 
@@ -40,6 +40,7 @@ class PlainLoop:
     ) -> Tensor:
         """See `Stack.backward`."""
         require_batch(model, batch)
+        require_gradients()
         step = self._runner.step_method
         if step is not None and step.updates_within and update is None and backward is not Tensor.backward:
             raise HostError(

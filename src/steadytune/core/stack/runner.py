@@ -123,6 +123,7 @@ class StepRunner:
             loss=loss,
             run=run,
             limited=self._limited,
+            buffers=self.session.buffers,
             host_update=lambda: self.clock.step_in_between(update),
             stream=lambda: streams.masks(method.name),
             random_state=randomness.RandomState.capture(self.device),
@@ -186,6 +187,9 @@ class StepRunner:
                 # In older versions of torch autocast keeps the weights cast in it, and the next pass has no gradient.
                 around.callback(torch.clear_autocast_cache)
                 around.enter_context(torch.no_grad())
+            if self.step_method is None:  # which has its own first pass, and others after it
+                is_extra = parts is not None and not parts.is_clean  # the clean pass runs once more, with its graph
+                around.enter_context(self.session.buffers.kept() if is_extra else self.session.buffers.observed())
             yield clean
 
     def add_terms(
@@ -276,6 +280,8 @@ class StepRunner:
             raise HostError("This training loop gives no second task loss: pass run_task to stack.add_terms().")
 
         labels, logits = inputs.get("labels"), logits_of(outputs, inputs)
+        if len(logits) == 0:
+            raise HostError("The batch has no rows: leave empty batches out.")
         return Step(
             model=model,
             plain_model=session.model,
@@ -291,6 +297,7 @@ class StepRunner:
             shadows=session.shadows,
             anchor=session.anchor,
             run_task=run_task or refuse,
+            buffers=self.session.buffers,
             streams=self.clock.now.streams,
             told=self._warned,
             clean_embeddings={site: tap.take_clean() for site, tap in session.taps.items()},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from steadytune.core.authoring.method import (
@@ -18,6 +19,7 @@ from steadytune.core.authoring.method import (
 )
 from steadytune.core.authoring.training import Attachment, Batches, Training
 from steadytune.core.model.pretrained import pretrained_parameters
+from steadytune.core.model.running_buffers import RunningBuffers
 from steadytune.core.model.sharding import agree_on_weights, is_sharded, is_sharded_model, laid_like, reshard
 from steadytune.core.model.tap import Tap, is_length_first, word_embedding
 from steadytune.core.model.wrappers import refuse_engines
@@ -64,6 +66,8 @@ class Session:
             refuse_engines(model)
             agree_on_weights(model)
             reshard(model)
+        _refuse_model(model)
+        self.buffers = RunningBuffers(model)
         self._home = next((p.device for p in model.parameters()), None)
         self._is_laid_out = False
         self.taps = self._taps()
@@ -93,6 +97,7 @@ class Session:
                 self.shadows[key] = Shadow(model)
             if saved is not None:
                 self._load_teachers(saved)
+            self._weights = _places(model)
         except BaseException:
             self.detach()
             raise
@@ -219,17 +224,38 @@ class Session:
                 f"The model was prepared on {self._home} and is now on {some.device}: move it first, then call "
                 "stack.prepare(model)."
             )
-        if self._is_laid_out or not self.methods:
+        if not self.methods:
+            return
+        if self._is_laid_out or not is_sharded(some):
+            self._refuse_new_weights()
+        if self._is_laid_out:
             return
         refuse_engines(self.model)
         self._refuse_sharded(perturbs=False)
         self._home, self._is_laid_out = some.device, True
         if not is_sharded_model(self.model):
             return
+        self._weights = _places(self.model)
         parameters = dict(self.model.named_parameters())
         for copies in (self.anchor, *self.tensors.values(), *(shadow.tensors for shadow in self.shadows.values())):
             for name in copies.keys() & parameters.keys():
                 copies[name] = laid_like(copies[name], parameters[name])
+
+    def _refuse_new_weights(self) -> None:
+        """Refuse weights that are others than those that were prepared: the copies and the optimizer have the old."""
+        for module, name, weight, shape in self._weights:
+            now = module._parameters.get(name)
+            if now is weight and now.shape == shape:
+                continue
+            what = next((f"{n}.{name}" for n, m in self.model.named_modules() if m is module), name)
+            if now is None or now.shape == shape:
+                change = "is another tensor (load_state_dict(assign=True)?)"
+            else:
+                change = f"has another shape, {tuple(now.shape)} in place of {tuple(shape)} (resized embeddings?)"
+            raise HostError(
+                f"{what} of the {type(self.model).__name__} {change} since stack.prepare: change the model first, "
+                "then call stack.prepare(model) and make the optimizer."
+            )
 
     def after_update(self, update: int, total_updates: int | None) -> None:
         """Move the teachers and whatever follows the weights; ``update`` counts this one."""
@@ -257,3 +283,32 @@ class Session:
                 undo.callback(clean)
         self.attachments = {}
         self._cleanup.clear()  # only now: one that was interrupted is done again by the next call
+
+
+def _places(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter, torch.Size]]:
+    """Each weight with its place and its shape, to see whether another has come there."""
+    return [
+        (module, name, weight, weight.shape)
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None
+    ]
+
+
+def _refuse_model(model: nn.Module) -> None:
+    """Refuse a model that cannot train at all.
+
+    Raises:
+        HostError: all its weights are frozen, or were made for inference.
+    """
+    name, weights = type(model).__name__, list(model.parameters())
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in weights):
+        raise HostError(
+            f"The weights of the {name}, or this call, are inside torch.inference_mode(), where nothing can train: "
+            "load the model and call stack.prepare(model) outside of it."
+        )
+    if weights and not any(p.requires_grad for p in weights):
+        raise HostError(
+            f"None of the weights of the {name} train: requires_grad is False for all of them. Call "
+            "model.requires_grad_(True), or set it for a part of the model."
+        )

@@ -12,6 +12,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from steadytune.core.arithmetic import randomness
+from steadytune.core.authoring.method import WeightMethod
 from steadytune.core.model.sharding import process_rank
 from steadytune.core.stack.finite_watch import FiniteWatch
 from steadytune.core.stack.session import Session
@@ -52,6 +53,10 @@ class UpdateClock:
         self.optimizer: torch.optim.Optimizer | None = None
         self._hooks: list[Any] = []
         self._counts = True
+        self._steps = 0  # of the watched optimizer
+        self._is_stepping = False
+        self._others: dict[int, int] = {}  # steps of the watched optimizer when another one began its own
+        self._needs_every_step = any(not isinstance(m, WeightMethod) for m in session.methods)
         self.begin_update()
 
     def begin_update(self) -> None:
@@ -72,7 +77,12 @@ class UpdateClock:
             before, after = optimizer.register_step_pre_hook, optimizer.register_step_post_hook
         else:
             before, after = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
-        self._hooks = [before(self._before_any_step), after(self._after_any_step)]
+        self._hooks = [
+            before(self._before_any_step),
+            after(self._after_any_step),
+            register_optimizer_step_pre_hook(self._begin_step),
+            register_optimizer_step_post_hook(self._end_step),
+        ]
 
     def unhook(self) -> None:
         """Stop watching; safe to call twice."""
@@ -134,6 +144,29 @@ class UpdateClock:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # it makes the gradients only later
         if closure is None and self._is_watched(optimizer):
             self.before_step(scaled=getattr(optimizer, "found_inf", None) is not None)
+
+    def _begin_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if optimizer is self.optimizer:
+            self._is_stepping = True
+        elif self._needs_every_step:
+            self._others[id(optimizer)] = self._steps
+
+    def _end_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if optimizer is self.optimizer:
+            self._steps += 1
+            self._is_stepping = False
+            return
+        # One around the watched optimizer, such as Lookahead, has let it step; one inside of it steps meanwhile.
+        is_related = self._others.pop(id(optimizer), None) != self._steps or self._is_stepping
+        if self.optimizer is None or not self._counts or is_related:
+            return
+        mine = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+            raise HostError(
+                f"Another optimizer ({type(optimizer).__name__}) has stepped the model's weights, and its steps would "
+                f"count as no updates: the stack watches the {type(self.optimizer).__name__} from before. Call "
+                "stack.optimizer(optimizer) with the new one, or stack.finish() where the training had ended."
+            )
 
     def _after_any_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         if not self._is_watched(optimizer):

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two test processes with one thread each: torch would otherwise start as many threads in each.
 WORKERS ?= 2
 
-.PHONY: run test test-long test-cluster test-gpu test-oldest bench bench-gpu contract lint format docs families dist torture fuzz scale clean
+.PHONY: run test test-long test-cluster test-gpu test-oldest test-peers bench bench-gpu contract lint format docs families dist torture fuzz scale clean
 
 # A comparison small enough for two cores and a few minutes; without the last two lines it is the real one.
 run: $(STAMP)
@@ -61,6 +61,11 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet -c constraints-oldest.txt -e '.[cli,demo,lora,optimizers,search]' \
 		'pytest>=8' 'pytest-xdist>=3.5' 'hypothesis>=6.100'
 	touch $@
+
+# Our numbers beside those of other packages, which it installs.
+test-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[peers]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider tests/methods/peers
 
 # The contract on methods of your own: make contract METHODS=own_method
 contract: $(STAMP)

@@ -411,7 +411,8 @@ def test_updates_are_counted_until_close() -> None:
     step(model, optimizer)
     assert stack.updates == 2
     second = torch.optim.SGD(model.classifier.parameters(), lr=0.1)
-    step(model, second)
+    with pytest.raises(HostError, match="Another optimizer"):
+        step(model, second)
     assert stack.updates == 2  # the first optimizer of the model counts
     stack.close()
     stack.close()
@@ -426,8 +427,8 @@ def test_a_given_optimizer_alone_counts() -> None:
     optimizer, second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
     stack = Stack([ema()])
     stack.prepare(model, optimizer, total_updates=10)
-    assert len(torch_optimizer._global_optimizer_post_hooks) == before
-    step(model, second)
+    with pytest.raises(HostError, match="Another optimizer"):
+        step(model, second)
     assert stack.updates == 0
     step(model, optimizer)
     assert stack.updates == 1
@@ -439,6 +440,7 @@ def test_a_given_optimizer_alone_counts() -> None:
     step(model, optimizer)
     assert stack.updates == 1
     assert not optimizer._optimizer_step_post_hooks
+    assert len(torch_optimizer._global_optimizer_post_hooks) == before
 
 
 # --- costs ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, noisytune, smart, smoothness
+from steadytune import Stack, SteadyMixin, SteadyTrainer, bregman, ema, noisytune, smart, smoothness, swa
 from steadytune.core.authoring.per_item import scales_by_items
 from steadytune.core.stack.session import Session
 from steadytune.errors import CheckpointError, HostError, MethodError
@@ -969,3 +969,63 @@ def test_an_exception_in_training_leaves_no_hook(tmp_path: Path) -> None:
     assert not trainer.optimizer.optimizer._optimizer_step_post_hooks
     assert not any(module._forward_hooks for module in model.modules())
     assert list(model.state_dict()) == keys
+
+
+# ---------------------------------------------------------------- searches, losses of one's own, names as written
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_and_a_training_after_it(tmp_path: Path) -> None:
+    trainer = SteadyTrainer(
+        model_init=lambda: tiny.bert(),
+        args=tiny.arguments(tmp_path, max_steps=2, eval_strategy="steps", eval_steps=2),
+        train_dataset=tiny.dataset(8),
+        eval_dataset=tiny.dataset(4),
+        data_collator=tiny.collate,
+        methods=[smart()],
+    )
+    rate = {"learning_rate": 1e-3}
+    pytest.importorskip("optuna").logging.set_verbosity(40)
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)}, n_trials=2, backend="optuna"
+    )
+    assert set(best.hyperparameters) == set(rate)
+    trainer.explain()
+    assert trainer.train().global_step == 2
+
+
+def test_a_loss_that_never_meets_the_stack_is_refused_before_the_first_update(tmp_path: Path) -> None:
+    class Own(SteadyTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+            return model(**inputs).loss
+
+    model = tiny.bert()
+    before = tiny.weights(model)
+    trainer = Own(
+        model=model,
+        args=tiny.arguments(tmp_path),
+        train_dataset=tiny.dataset(8),
+        data_collator=tiny.collate,
+        methods=[smart()],
+    )
+    with pytest.raises(HostError, match=r"compute_loss of Own never called .* compute_loss_func="):
+        trainer.train()
+    assert tiny.differences(tiny.weights(model), before) == []
+
+
+@pytest.mark.parametrize(("method", "said"), [(ema, "ema (weight_averaging) makes"), (swa, "swa (weight_averaging)")])
+def test_a_refusal_has_the_name_that_was_written(method: Any, said: str, tmp_path: Path) -> None:
+    args = tiny.arguments(
+        tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", save_steps=1, eval_steps=1
+    )
+    trainer = SteadyTrainer(
+        model=tiny.bert(),
+        args=args,
+        train_dataset=tiny.dataset(8),
+        eval_dataset=tiny.dataset(4),
+        data_collator=tiny.collate,
+        methods=[method()],
+    )
+    with pytest.raises(HostError) as error:
+        trainer.train()
+    assert said in str(error.value)

@@ -186,6 +186,16 @@ def test_the_padding_row_stays(build: Any, words: str, row: int) -> None:
     assert unchanged.nonzero().flatten().tolist() == [row]
 
 
+def test_the_row_of_a_padding_position_stays() -> None:
+    model = tiny.roberta()
+    positions = model.roberta.embeddings.position_embeddings.weight
+    with torch.no_grad():
+        positions[1] = 0.5
+    before = positions.detach().clone()
+    transformed(model)
+    assert (positions == before).all(1).nonzero().flatten().tolist() == [1]
+
+
 def test_frozen_parameters_stay() -> None:
     model = tiny.bert()
     model.bert.embeddings.requires_grad_(False)

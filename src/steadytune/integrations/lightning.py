@@ -74,7 +74,7 @@ class SteadyModuleMixin(_Base):
             return given
         if not isinstance(given, torch.optim.Optimizer):
             raise HostError(
-                f"{self.stack.optimizer_methods[0].name} changes the optimizer: let configure_optimizers of "
+                f"{self.stack.optimizer_methods[0].label} changes the optimizer: let configure_optimizers of "
                 f"{type(self).__name__} return one optimizer and nothing else."
             )
         optimizer = self.stack.optimizer(given)

@@ -6,8 +6,9 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields
+from functools import wraps
 from importlib.metadata import EntryPoint
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from steadytune import names
 from steadytune.core.authoring import Method
@@ -72,8 +73,17 @@ def preset(summary: str, *, takes: type[Method] | None = None) -> Callable[[Func
     """
 
     def declare(function: Function) -> Function:
-        _PRESETS[function] = (summary, takes)
-        return function
+        name = function.__qualname__.removeprefix("_").lower().removesuffix(".__call__")
+
+        @wraps(function)
+        def build(*args: Any, **settings: Any) -> Built:
+            built = function(*args, **settings)
+            for method in (built,) if isinstance(built, Method) else built:
+                method.made_by(name)
+            return built
+
+        _PRESETS[build] = (summary, takes)
+        return cast("Function", build)
 
     return declare
 

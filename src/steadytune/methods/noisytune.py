@@ -102,7 +102,7 @@ class NoisyTune(WeightMethod):
 
     Biases and LayerNorm weights are perturbed as the matrices are ("parameter matrices (or scalars/vectors)").
     These stay as they are: the new head; tensors of one entry or without a finite, positive standard deviation; the
-    row of the padding token; frozen parameters; word embeddings of multilingual models.
+    rows of the padding token, of words and of positions; frozen parameters; word embeddings of multilingual models.
 
     The paper does not say at which scale it drew the Gaussian and global noise of its figure 2; here every kind has
     the same variance: (intensity * std)^2 / 12.
@@ -181,11 +181,11 @@ class NoisyTune(WeightMethod):
         if self.scope == "global":
             moving = [name for name in parameters if not reasons[name]]
             scales |= dict.fromkeys(moving, pooled(spreads[name] for name in moving))
-        still = padding_row(model)
+        still = padding_rows(model)
         for name, p in parameters.items():
             moved_by = 0.0
             if not reasons[name]:
-                noises = self.unit_noise(name, seed, still[1] if still is not None and p is still[0] else None)
+                noises = self.unit_noise(name, seed, still.get(p))
                 moved_by = self._move(p, noises, scales[name], apply=apply)
             yield TensorMovement(name, p.numel(), scales[name], moved_by, reasons[name])
 
@@ -264,13 +264,14 @@ def pooled(spreads: Iterable[Spread]) -> float:
     return reduce(Spread.__add__, spreads, Spread()).standard_deviation(torch.float64)
 
 
-def padding_row(model: nn.Module) -> tuple[Tensor, range] | None:
-    """The embedding that has a row for the padding token, and the places of that row; ``None`` without one."""
+def padding_rows(model: nn.Module) -> dict[Tensor, range]:
+    """Each table with a row for padding, of words or of positions (RoBERTa), and the places of that row."""
+    found: dict[Tensor, range] = {}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             start = module.padding_idx * module.embedding_dim
-            return module.weight, range(start, start + module.embedding_dim)
-    return None
+            found[module.weight] = range(start, start + module.embedding_dim)
+    return found
 
 
 def nothing_moves(model: nn.Module, reasons: set[str]) -> str:

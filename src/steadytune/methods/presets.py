@@ -118,7 +118,7 @@ class _Smart:
 
         After each step the whole perturbation of a token is divided by its largest entry, so its size is 1 whatever
         the step: five orders of magnitude above the paper's. Not taken over: the perturbed padding, the ascent on a
-        quantity that is no divergence, and the halved gradient of the regularizer.
+        quantity that is no divergence, and the detached targets of the regularizer, which leave half of its gradient.
 
         Args:
             weight: factor of the regularizer in the loss.

@@ -92,6 +92,22 @@ class Method(ABC):
             if "choices" in f.metadata and not is_allowed(value, f.metadata):
                 raise MethodError(f"{self.name}.{f.name} must be {allowed_values(f.metadata)}; got {value!r}.")
 
+    @property
+    def label(self) -> str:
+        """The name for messages: the preset's, as it was written, before the method's own.
+
+        >>> from steadytune import ema, weight_averaging
+        >>> weight_averaging().label, ema().label
+        ('weight_averaging', 'ema (weight_averaging)')
+        """
+        preset = vars(self).get("_preset")
+        return self.name if preset is None else f"{preset} ({self.name})"
+
+    def made_by(self, preset: str) -> Self:
+        """Note which preset has made the method, for messages; the method stays equal to one made without it."""
+        object.__setattr__(self, "_preset", preset)
+        return self
+
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters as plain values; ``type(method)(**method.settings())`` builds the method again."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}

@@ -174,7 +174,7 @@ class UpdateClock:
         if self._counts and not self.now.has_begun and self.session.follows_steps:
             raise HostError(
                 "The optimizer stepped, but the stack never saw the forward pass, so its methods had no effect: write "
-                "stack.backward(model, batch) in a loop of your own; in a Trainer let compute_loss call "
-                "super().compute_loss(), or put the mixin in front: class T(SteadyMixin, Yours)."
+                "stack.backward(model, batch) in a loop of your own; in a Trainer pass your loss as "
+                "compute_loss_func=..., or let compute_loss call super().compute_loss()."
             )
         self.after_update()

@@ -47,7 +47,7 @@ def _refuse_arguments(trainer: Any, stack: Stack) -> None:
             f"{step.name} needs the whole batch of an update at once, and gradient_accumulation_steps is "
             f"{accumulation}: set it to 1 with a larger batch, or leave {step.name} out."
         )
-    out = [m.name for m in stack.methods if isinstance(m, ModelMethod) and m.leaves_weights_out]
+    out = [m.label for m in stack.methods if isinstance(m, ModelMethod) and m.leaves_weights_out]
     is_ddp = trainer.args.world_size > 1 and not trainer.is_fsdp_enabled
     if out and is_ddp and trainer.args.ddp_find_unused_parameters is not True:
         raise HostError(
@@ -55,13 +55,13 @@ def _refuse_arguments(trainer: Any, stack: Stack) -> None:
             "ddp_find_unused_parameters=True."
         )
     _refuse_losses_without_logits(trainer, stack)
-    noisy = [m.name for m in stack.methods if TASK_EMBEDDINGS in m.claims]
+    noisy = [m.label for m in stack.methods if TASK_EMBEDDINGS in m.claims]
     if noisy and trainer.args.neftune_noise_alpha is not None:
         raise HostError(
             f"neftune_noise_alpha={trainer.args.neftune_noise_alpha:g} and {noisy[0]} would both put noise on the "
             f"word embeddings: set neftune_noise_alpha=None, or leave {noisy[0]} out."
         )
-    final = [m.name for m in stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
+    final = [m.label for m in stack.methods if isinstance(m, ModelMethod) and m.changes_final_weights]
     if final and trainer.args.load_best_model_at_end:
         raise HostError(
             f"{final[0]} makes the final weights, and load_best_model_at_end would load others: "
@@ -70,9 +70,10 @@ def _refuse_arguments(trainer: Any, stack: Stack) -> None:
 
 
 def _refuse_losses_without_logits(trainer: Any, stack: Stack) -> None:
-    if not stack.loss_methods or has_fused_head(trainer.accelerator.unwrap_model(trainer.model)):
+    model = trainer.model  # None between two trials of a search, until `train` asks model_init for the next
+    if not stack.loss_methods or (model is not None and has_fused_head(trainer.accelerator.unwrap_model(model))):
         return
-    name = stack.loss_methods[0].name
+    name = stack.loss_methods[0].label
     fuses = (trainer.args.liger_kernel_config or {}).get("fused_linear_cross_entropy", True)
     if trainer.args.use_liger_kernel and fuses:
         raise HostError(

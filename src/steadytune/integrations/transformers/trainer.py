@@ -81,7 +81,7 @@ class SteadyMixin(_Base):
 
     def explain(self) -> Explanation:
         """Passes per step, memory, what each method touches, and how far the weights move; before or after `train`."""
-        return self.stack.explain(self.accelerator.unwrap_model(self.model))
+        return self.stack.explain(None if self.model is None else self.accelerator.unwrap_model(self.model))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; see there for the arguments.
@@ -169,7 +169,9 @@ class SteadyMixin(_Base):
     ) -> Tensor:
         """The Trainer's step; with a method that runs the backward passes itself as many of them as it needs."""
         if not self.stack.runs_passes:
-            return super().training_step(model, inputs, num_items_in_batch, *args)
+            loss = super().training_step(model, inputs, num_items_in_batch, *args)
+            self._refuse_unseen_loss()
+            return loss
         parent: Any = super()
         model.train()
         inputs = self._prepare_inputs(inputs)
@@ -187,6 +189,20 @@ class SteadyMixin(_Base):
                 return parent.training_step(model, dict(inputs), num_items_in_batch, *args)
 
         return self.stack.run_step(inputs, loss=loss, run=run, update=self._update_in_between, model=model)
+
+    def _refuse_unseen_loss(self) -> None:
+        """Refuse, before the first update, a loss that never comes past the stack.
+
+        Raises:
+            HostError: a subclass replaces `compute_loss` as a whole.
+        """
+        runner = self.stack.runner
+        if runner.session.follows_steps and not runner.clock.now.has_begun:
+            raise HostError(
+                f"compute_loss of {type(self).__name__} never called super().compute_loss(), so {self.stack} had no "
+                "effect. Pass your loss to the Trainer as compute_loss_func=..., let compute_loss call "
+                "super().compute_loss(), or put the mixin in front: class T(SteadyMixin, Yours)."
+            )
 
     def _update_in_between(self) -> None:
         """An update in the middle of a step, clipped as the Trainer clips."""

@@ -21,7 +21,7 @@ from steadytune.methods.noisytune import (
     TensorMovement,
     WeightNoiseReport,
     nothing_moves,
-    padding_row,
+    padding_rows,
     pooled,
 )
 from steadytune.methods.weight_noise import Spread, change_of, move, parts, spread_of, sum_of_squares
@@ -201,10 +201,8 @@ class _Noise:
         self.method, self.seed = method, seed
         moving = [m for m in movements if not m.reason]
         self._pooled = pooled(m.spread for m in moving) if method.scope == "global" else None
-        padding = padding_row(model)
-        self._still = {
-            name: padding[1] for name, p in model.named_parameters() if padding is not None and p is padding[0]
-        }
+        padding = padding_rows(model)
+        self._still = {name: padding[p] for name, p in model.named_parameters() if p in padding}
 
     def scale(self, movement: _Movement) -> float:
         """The standard deviation that the noise is relative to."""

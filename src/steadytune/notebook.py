@@ -40,7 +40,7 @@ def compare(*, quiet: bool = False, **settings: Any) -> Report:
     folder = resolved.folder if remote is None else remote.local
     with _quiet():
         run_comparison(resolved, None if quiet else Bars(), remote=remote)
-    made = report(folder)
+    made = report(folder, full_environment=resolved.full_environment)
     made.write(folder)
     if remote is not None:
         remote.send_all()

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from steadytune.errors import DataError
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.head import Encoder, TaskHead, TaskRecord
 from steadytune.heads.registry import head_of
+from steadytune.support.writing import file_lock, make_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +55,7 @@ def encode(
     cache = None if key is None else _cache_file(key)
     # The first process makes these features, others wait and read them. Not with `num_proc`: it forks, and the fork of
     # a process with threads may wait for ever for a lock that a thread held. The tokenizer has threads of its own.
-    with FileLock(f"{cache}.lock") if cache is not None else nullcontext():
+    with file_lock(Path(f"{cache}.lock")) if cache is not None else nullcontext():
         try:
             features = split.map(
                 _Numbered(encoder),
@@ -100,7 +99,7 @@ def _cache_file(key: str) -> Path:
     from datasets import config
 
     folder = Path(config.HF_DATASETS_CACHE) / "steadytune"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / f"{key}.arrow"
 
 

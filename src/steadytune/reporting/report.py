@@ -21,6 +21,7 @@ from steadytune.reporting import words
 from steadytune.reporting.columns import columns, groups, spread_of
 from steadytune.reporting.measured import calibration_rows, figure_rows, with_evaluations
 from steadytune.reporting.model_card import model_cards
+from steadytune.reporting.shared import for_sharing, text_for_sharing
 from steadytune.reporting.views import CellView, ReportData, report_data
 from steadytune.support import text
 from steadytune.support.atomic_files import write_atomically
@@ -41,14 +42,26 @@ LAID_OUT = 1000
 HTML, MARKDOWN, CSV, JSON, CARD = "report.html", "report.md", "report.csv", "report.json", "model-card.md"
 
 
-def report(folder: str | Path) -> Report:
+def report(folder: str | Path, *, full_environment: bool = False) -> Report:
     """Read the comparison in a folder and work out its report.
+
+    Args:
+        folder: of the comparison.
+        full_environment: keep absolute paths, hosts, processes and the whole description of the machine; else the
+            report can be given away.
 
     Raises:
         SettingsError: the folder holds no comparison, or a damaged one.
     """
+    folder = Path(folder)
     comparison = read_comparison(folder)
-    return Report(with_evaluations(comparison, Path(folder)), missing=unfinished(Path(folder), comparison))
+    missing = unfinished(folder, comparison)
+    found = with_evaluations(comparison, folder)
+    if full_environment:
+        return Report(found, missing=missing)
+    made = Report(for_sharing(found, folder), missing=text_for_sharing(missing, comparison, folder))
+    made.missing_here = missing
+    return made
 
 
 class Report:
@@ -66,6 +79,8 @@ class Report:
 
     def __init__(self, comparison: Comparison, missing: str = "") -> None:
         self.comparison, self.missing = comparison, missing
+        #: The same with the paths of this machine, for who sits at it.
+        self.missing_here = missing
         self.data: ReportData = report_data(comparison)
 
     @property

@@ -187,6 +187,7 @@ class CompareSettings(
         _CARRIED_OUT,
     )
     retry_failed: bool = setting(False, "Repeat the runs that failed before.", RUNNING, _CARRIED_OUT)
+    full_environment: bool = setting(False, "Name hosts and whole paths in the report.", RUNNING, _CARRIED_OUT)
 
     @model_validator(mode="before")
     @classmethod

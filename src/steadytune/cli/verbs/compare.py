@@ -63,7 +63,7 @@ def run(settings: CompareSettings, options: Options) -> None:
             found = compare(settings, reporter, remote=remote, command=shlex.join(["steadytune", *sys.argv[1:]]))
     except KeyboardInterrupt:
         raise Stopped(f"stopped; what is done is kept in {folder}, the same command continues.") from None
-    lies = _report(folder)
+    lies = _report(folder, full_environment=settings.full_environment)
     if remote is not None:
         remote.send_all()
         lies += f" (all of it in {remote.url})"
@@ -93,11 +93,11 @@ def _stop(_number: int) -> None:
     raise KeyboardInterrupt
 
 
-def _report(folder: Path) -> str:
+def _report(folder: Path, *, full_environment: bool) -> str:
     """Write the report, and say where it lies; without the packages it needs, say that."""
     try:
         from steadytune.reporting.report import report
     except ImportError as error:
         return f"No report was written ({error}). All figures lie in {folder / 'comparison.json'}."
-    page = report(folder).write(folder)[0]
+    page = report(folder, full_environment=full_environment).write(folder)[0]
     return f"Report: {page}"

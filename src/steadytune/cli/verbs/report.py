@@ -23,6 +23,7 @@ class Options(Asked):
         ..., "Output folder of a comparison.", OUTPUT, metavar="RUNS", positional=True, required=True, first=1
     )
     output_dir: Path | None = setting(None, "Where to write (default: into RUNS).", OUTPUT, metavar="DIR")
+    full_environment: bool = setting(False, "Name hosts and whole paths.", OUTPUT)
 
 
 def run(options: Options) -> None:
@@ -33,7 +34,7 @@ def run(options: Options) -> None:
     from steadytune.reporting.report import report
 
     try:
-        made = report(folder)
+        made = report(folder, full_environment=options.full_environment)
         files = made.write(output or folder)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
         if isinstance(error, SteadytuneError):
@@ -42,8 +43,8 @@ def run(options: Options) -> None:
     if options.quiet:
         return
     console = Screen()
-    if made.missing:
-        console.print(printable(made.missing), highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    if made.missing_here:
+        console.print(printable(made.missing_here), highlight=False, markup=False, soft_wrap=not console.is_terminal)
     console.print(made.sentence, style="bold", highlight=False, markup=False, soft_wrap=not console.is_terminal)
     for file in files:
         console.print(str(file), highlight=False, markup=False, soft_wrap=True)

@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
         *("evaluation", "training", "models", "settings", "heads", "tasks", "integrations", "methods", "core"),
         "support",
     },
+    "prediction": {"comparison", "training", "models", "settings", "heads", "tasks", "core", "support"},
     "reporting": {"comparison", "settings", "tasks", "support"},
 }
 #: They may import everything.

@@ -39,11 +39,16 @@ from steadytune.methods.weight_averaging import WeightAveraging as weight_averag
 from steadytune.methods.wise_ft import WiseFT as wise_ft
 from steadytune.models.checkpoint.perturb import perturb_checkpoint as perturb_checkpoint
 from steadytune.notebook import compare as compare
+from steadytune.prediction.predict import Predictions as Predictions
+from steadytune.prediction.predict import predict as predict
+from steadytune.prediction.prediction import Prediction as Prediction
 from steadytune.reporting.report import report as report
 from steadytune.version import __version__ as __version__
 
 __all__ = [
     "Explanation",
+    "Prediction",
+    "Predictions",
     "Stack",
     "SteadyMixin",
     "SteadyTrainer",
@@ -68,6 +73,7 @@ __all__ = [
     "perturb_checkpoint",
     "perturb_weights",
     "pgd",
+    "predict",
     "r3f",
     "r4f",
     "r_drop",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: Public names beside the methods and their presets, and where each is defined.
 OTHERS = {
     "Explanation": "steadytune.core.stack.explain:Explanation",
+    "Prediction": "steadytune.prediction.prediction:Prediction",
+    "Predictions": "steadytune.prediction.predict:Predictions",
     "Stack": "steadytune.core.stack.stack:Stack",
     "SteadyMixin": "steadytune.integrations.transformers.trainer:SteadyMixin",
     "SteadyTrainer": "steadytune.integrations.transformers.trainer:SteadyTrainer",
@@ -24,6 +26,7 @@ OTHERS = {
     "compare": "steadytune.notebook:compare",
     "perturb_checkpoint": "steadytune.models.checkpoint.perturb:perturb_checkpoint",
     "perturb_weights": "steadytune.methods.noisytune:perturb_weights",
+    "predict": "steadytune.prediction.predict:predict",
     "report": "steadytune.reporting.report:report",
 }
 _METHODS = os.path.join(os.path.dirname(__file__), "methods")

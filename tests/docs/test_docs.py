@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import comparisons, glue_rows, heads
+from helpers import comparisons, glue_rows, heads, trained
 from helpers.comparing import InProcess
 
 from steadytune.cli import main
@@ -114,6 +114,9 @@ def write_what_is_named(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
         glue_rows.write_tasks(folder / "data", {"rte": 40}, 4)
     if "runs/mtl/" in line:  # of multi-task training that has ended
         assert main(["multitask", "--tasks", "rte,sst2", "--max-steps", "1", "--output-dir", "runs/mtl"]) == 0
+    if verb == "predict":
+        (folder / "reviews.csv").write_text("text\n" + "a good film\n" * 3)
+        trained.trained_folder(folder / first, "classification")
     if verb == "evaluate":
         assert main(["train", "--train-file", "train.csv", "--max-steps", "1", "--output-dir", first]) == 0
     if verb == "report":

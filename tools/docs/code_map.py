@@ -11,6 +11,7 @@ SOURCE = ROOT / "src" / "steadytune"
 FOLDERS = {
     "cli": "the verbs of the command line",
     "reporting": "a comparison as a page, Markdown, CSV, JSON and a model card",
+    "prediction": "from rows without labels to predictions",
     "comparison": "many runs, and what they say about methods",
     "proposal": "what `init` proposes",
     "evaluation": "what a trained model is worth",

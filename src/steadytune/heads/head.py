@@ -20,6 +20,8 @@ IGNORED = -100
 
 #: What the rows of a head hold, apart from their labels.
 Layout = Literal["texts", "words", "questions", "prompts"]
+#: What is predicted for one row.
+Predicts = Literal["class", "labels", "number", "tags", "answer", "text", "nothing"]
 #: Makes features by column of a batch of rows by column and their indices.
 Encoder = Callable[[dict[str, list[Any]], list[int]], dict[str, Any]]
 #: Makes the scores of a split of its predictions and labels.
@@ -64,6 +66,7 @@ class TaskHead(ABC):
     Attributes:
         name: as in ``--head``.
         layout: what its rows hold.
+        predicts: what a prediction is, for `steadytune predict`.
         input_columns: the columns that carry the text of a row; ``text_pair`` is there for pairs only.
         noisy_columns: what noise on texts may change: never what a label points into.
         metrics: scores of the user's own files, the main one first.
@@ -82,6 +85,7 @@ class TaskHead(ABC):
 
     name: ClassVar[str]
     layout: ClassVar[Layout] = "texts"
+    predicts: ClassVar[Predicts] = "nothing"
     input_columns: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[str, ...]]
     model_class: ClassVar[str]

@@ -134,7 +134,13 @@ def _require_on_hub(name: str) -> None:
 
 
 def load_model(
-    name: str, task: Task, *, trust_remote_code: bool = False, new_head: bool = False, dtype: Dtype = "float32"
+    name: str,
+    task: Task,
+    *,
+    trust_remote_code: bool = False,
+    new_head: bool = False,
+    dtype: Dtype = "float32",
+    trained: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
     """Load a model with the head of a task, and its tokenizer; safetensors only.
 
@@ -148,6 +154,7 @@ def load_model(
             on with RTE), draw a new one and say so in the note. Otherwise such a checkpoint is refused.
         dtype: of the weights, ``"float32"`` or, as they are stored, ``"auto"``: an optimizer loses most updates of
             weights in 16 bits.
+        trained: for predictions: also refuse a checkpoint that lacks weights of the head.
 
     Raises:
         ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
@@ -159,7 +166,6 @@ def load_model(
     }
     import transformers
 
-    from steadytune.core.stack.finite_watch import non_finite_weight
     from steadytune.models.tokenizer import fit_tokens, give_padding, load_tokenizer
 
     try:
@@ -183,20 +189,13 @@ def load_model(
             f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
         ) from error
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
-    broken = non_finite_weight(model)
-    if broken is not None:
-        raise ModelNotFoundError(
-            f"--model {name}: its weight {broken} holds NaN or an infinity: the training that wrote it diverged, or "
-            "the file is damaged. Name another model or checkpoint."
-        )
+    _require_finite(model, name)
     _require_body(model, loading["missing_keys"], name, alone=not head.has_outputs)
     _require_all_layers(model, loading["unexpected_keys"], name)
+    if trained:
+        _require_trained_head(loading["missing_keys"], name)
     others = other_outputs(config, task)
-    stored = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
-    notes = [None]
-    if new_head and stored in ("bfloat16", "float16"):
-        held = "kept so (--dtype auto)" if dtype == "auto" else "trained in float32; --dtype auto keeps them"
-        notes = [f"The weights are stored in {stored} and {held}."]
+    notes = [_note_on_precision(config, dtype) if new_head else None]
     notes += [_replaced_head(model, task, name, others, mismatched, new_head=new_head)]
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # Transformers makes one of nothing but special tokens
         raise ModelNotFoundError(
@@ -208,6 +207,26 @@ def load_model(
     notes.append(give_padding(model, tokenizer, head))
     _require_whole_characters(tokenizer, name)
     return model, tokenizer, replace(source, note=" ".join(note for note in notes if note) or None)
+
+
+def _note_on_precision(config: Any, dtype: Dtype) -> str | None:
+    """Say how weights that are stored in 16 bits are held in training."""
+    stored = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
+    if stored not in ("bfloat16", "float16"):
+        return None
+    held = "kept so (--dtype auto)" if dtype == "auto" else "trained in float32; --dtype auto keeps them"
+    return f"The weights are stored in {stored} and {held}."
+
+
+def _require_finite(model: PreTrainedModel, name: str) -> None:
+    from steadytune.core.stack.finite_watch import non_finite_weight
+
+    broken = non_finite_weight(model)
+    if broken is not None:
+        raise ModelNotFoundError(
+            f"--model {name}: its weight {broken} holds NaN or an infinity: the training that wrote it diverged, or "
+            "the file is damaged. Name another model or checkpoint."
+        )
 
 
 def _require_known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -265,6 +284,15 @@ def _require_all_layers(model: PreTrainedModel, unexpected: Iterable[str], name:
         raise ModelNotFoundError(
             f"--model {name}: its weights have layers that config.json does not name, {left_out[0]} for one, "
             f"{len(left_out)} tensors in all: set the number of layers in config.json to that of the weights."
+        )
+
+
+def _require_trained_head(missing: Iterable[str], name: str) -> None:
+    absent = sorted(missing)
+    if absent:
+        raise ModelNotFoundError(
+            f"--model {name}: has no trained head: {absent[0]} is not in its weights and would be random. Train it "
+            "first, and give the folder of that run."
         )
 
 

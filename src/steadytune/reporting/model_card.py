@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from steadytune.comparison.kept_models import best_on_validation
 from steadytune.comparison.records import RunRecord
 from steadytune.errors import SettingsError
 from steadytune.reporting.views import CellView, ReportData
 from steadytune.reporting.words import label, size, table_cell
-from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import number, plain_text, rate
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task
@@ -36,18 +35,9 @@ def best_run(data: ReportData, task: str) -> tuple[CellView, RunRecord] | None:
     On a tie it is plain training's, which needs no proof, and then the one of smaller loss.
     It is the one whose model a comparison keeps. Its score is no proof of its method: that is the verdict's.
     """
-    scored = []
-    for view in data.cells:
-        if view.cell.task != task:
-            continue
-        sign = 1 if view.cell.greater_is_better else -1
-        for run in view.cell.runs:
-            score, loss = run.score("validation", view.cell.metric), run.score("validation", "loss")
-            if score is not None:
-                better = -math.inf if loss is None else -loss
-                order = (sign * score, run.candidate == BASELINE, better, -run.learning_rate, -run.seed)
-                scored.append((order, view, run))
-    return max(scored, key=lambda found: found[0])[1:] if scored else None
+    views = [view for view in data.cells if view.cell.task == task]
+    best = best_on_validation((view.cell, run) for view in views for run in view.cell.runs)
+    return None if best is None else (next(view for view in views if view.cell is best[0]), best[1])
 
 
 def model_cards(data: ReportData) -> dict[str, str]:

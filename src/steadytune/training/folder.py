@@ -38,6 +38,8 @@ from steadytune.version import __version__
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from steadytune.models.inputs import ModelInputs
+
 Settings = TypeVar("Settings", bound=RunSettings)
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "scikit-learn", "numpy")
@@ -219,13 +221,23 @@ class RunFolder:
             raise DamagedCheckpointError(f"{damaged}: no other is whole; remove {self.checkpoints} to begin again.")
         return None
 
-    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Save the model for plain ``from_pretrained``; the folder appears when it is whole."""
+    def save_model(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: ModelInputs | None = None
+    ) -> None:
+        """Save the model for plain ``from_pretrained``; the folder appears when it is whole.
+
+        Args:
+            model: the trained model.
+            tokenizer: its tokenizer.
+            inputs: how its rows were read, for `steadytune predict`.
+        """
         unfinished = self.path / "model.unfinished"
         remove_folder(unfinished)
         make_folder(unfinished)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        if inputs is not None:
+            inputs.write(unfinished)
         _readable_alike(unfinished)
         sync_all(unfinished)
         self.remove_model()

@@ -9,11 +9,13 @@ from typing import Any
 
 from transformers import TrainerCallback, set_seed
 
+from steadytune.heads.columns import TEXT_PAIR
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.features import encode
 from steadytune.heads.head import Scorer
 from steadytune.heads.registry import head_of
 from steadytune.methods.registry import build_methods
+from steadytune.models.inputs import ModelInputs
 from steadytune.models.load import load_model, longest_input
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import write_json
@@ -177,7 +179,15 @@ class _Run(Run):
     def save(self) -> None:
         """Save the model, if it is to be kept."""
         if self.extent.keep_model:
-            self.folder.save_model(self.model, self.tokenizer)
+            self.folder.save_model(self.model, self.tokenizer, self._inputs())
+
+    def _inputs(self) -> ModelInputs:
+        """How rows of this task become what the model takes, for predictions later."""
+        is_pair = (
+            TEXT_PAIR in self.data.splits["train"].column_names or head_of(self.data.task.head).layout == "questions"
+        )
+        named = self.settings.task is not None
+        return ModelInputs.of_task(self.data.task, named=named, is_pair=is_pair, max_length=self.max_length)
 
     def evaluate_skipped(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the saved model on what was left out."""

@@ -22,6 +22,7 @@ class CausalLM(TaskHead):
     """The answer to a prompt, written by a language model."""
 
     name = "causal_lm"
+    predicts = "text"
     layout = "prompts"
     input_columns = (PROMPT,)
     metrics = ("perplexity", "token_accuracy")

@@ -15,6 +15,7 @@ class Classification(TextHead):
     """One class for each text or pair."""
 
     name = "classification"
+    predicts = "class"
     metrics = ("accuracy",)
     one_class_per_row = True
     chooses = True

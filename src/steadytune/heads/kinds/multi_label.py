@@ -15,6 +15,7 @@ class MultiLabel(TextHead):
     """Yes or no to each label, for each text or pair."""
 
     name = "multi_label"
+    predicts = "labels"
     metrics = ("f1_micro", "f1_macro", "accuracy")
     chooses = True
     labels_as_floats = True

@@ -21,6 +21,7 @@ class QuestionAnswering(TaskHead):
     """The piece of a context that answers a question (SQuAD)."""
 
     name = "question_answering"
+    predicts = "answer"
     layout = "questions"
     input_columns = (QUESTION, CONTEXT)
     metrics = ("f1", "exact_match")

@@ -15,6 +15,7 @@ class Regression(TextHead):
     """One number for each text or pair."""
 
     name = "regression"
+    predicts = "number"
     metrics = ("pearson", "spearman")
 
     def number_of_outputs(self, label_names: tuple[str, ...] | None) -> int:

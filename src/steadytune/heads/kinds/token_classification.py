@@ -24,6 +24,7 @@ class TokenClassification(TaskHead):
     """One tag for each word of a list."""
 
     name = "token_classification"
+    predicts = "tags"
     layout = "words"
     input_columns = (TOKENS,)
     metrics = ("f1", "accuracy")

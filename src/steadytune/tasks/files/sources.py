@@ -50,10 +50,11 @@ def open_source(path: str | Path, delimiter: str | None = None, encoding: str | 
     if not head.removeprefix(b"\xef\xbb\xbf").strip():
         raise DataError(f"{file_place(path)}: the file is empty; give a file with a header and rows.")
     with within_free_memory(file_place(path)):
-        return found.open(Given(path, head, compressed, _delimiter(delimiter), encoding))
+        return found.open(Given(path, head, compressed, delimiter_of(delimiter), encoding))
 
 
-def _delimiter(asked: str | None) -> str | None:
+def delimiter_of(asked: str | None) -> str | None:
+    """Return a delimiter that was asked for by its sign or its name; raises SettingsError for another one."""
     if asked is None:
         return None
     found = _DELIMITER_NAMES.get(asked.lower(), asked)

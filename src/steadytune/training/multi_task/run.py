@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from steadytune.core.authoring.method import Method
+from steadytune.heads.columns import TEXT_PAIR
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.features import encode
 from steadytune.heads.head import Scorer
 from steadytune.heads.registry import head_of
 from steadytune.methods.registry import build_methods
+from steadytune.models.inputs import ModelInputs
 from steadytune.models.load import load_model, longest_input
 from steadytune.models.multi_task import MultiTaskModel, set_head_dropout
 from steadytune.settings.multi_task import MultiTaskSettings
@@ -182,9 +184,20 @@ class _Run(Run):
     def save(self) -> None:
         """Save the whole model of each task, and the shared encoder."""
         for task in self.data:
-            model_folder(self.folder, task).save_model(self.model.model_of(task), self.tokenizers[task])
+            model_folder(self.folder, task).save_model(
+                self.model.model_of(task), self.tokenizers[task], self._inputs(task)
+            )
         self.model.encoder.config = self.model.config  # that of no task
         self.folder.save_model(self.model.encoder, self._plain_tokenizer())
+
+    def _inputs(self, task: str) -> ModelInputs:
+        data = self.data[task]
+        return ModelInputs.of_task(
+            data.task,
+            named=True,
+            is_pair=TEXT_PAIR in data.splits["train"].column_names,
+            max_length=min(self.settings.max_length, longest_input(self.model, self.tokenizers[task])),
+        )
 
     def _scorers(self) -> dict[str, Scorer]:
         scorers: dict[str, Scorer] = {}

@@ -83,6 +83,19 @@ class Delimited(Format):
         pa.default_memory_pool().release_unused()
         return pa.table(found, [column.name for column in columns])
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        rows = _checked_rows(source)
+        header = next(rows, [])
+        for name in header:
+            if header.count(name) > 1:
+                raise DataError(
+                    f"{file_place(source.path)}: the column {excerpt(name)} occurs {header.count(name)} times; give "
+                    "each column its own name."
+                )
+        for fields in rows:
+            yield dict(zip(header, fields, strict=True))
+
 
 class Csv(Delimited):
     """Comma-separated values."""

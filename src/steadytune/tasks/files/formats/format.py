@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -94,6 +94,13 @@ class Format(ABC):
     @abstractmethod
     def read(self, source: Source, columns: Sequence[Wanted]) -> Table:
         """Return the columns as an Arrow table; raises DataError naming file, row and column."""
+
+    @abstractmethod
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """Yield every row with all its columns, one after the other, so that memory does not grow with the file.
+
+        Raises DataError naming the row that cannot be read.
+        """
 
     def place(self, path: Path, row: int) -> str | None:  # noqa: ARG002
         """Name a row where its number is not that of a data row."""

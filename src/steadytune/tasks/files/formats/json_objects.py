@@ -32,6 +32,10 @@ class JsonObjects(Format):
         """See `Format`."""
         return text_source(self, given, is_json=True)
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        return self.objects(source)
+
     @abstractmethod
     def objects(self, source: Source) -> Iterator[dict[str, Any]]:
         """Yield the object of each row; raises DataError naming the row that is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from steadytune.support.text_files import Text, open_bytes, refuse_damaged
 from steadytune.tasks.files.formats.format import Format, Given, Source, Wanted
 from steadytune.tasks.files.places import file_place, row_place
 
+_BATCH = 1024
 #: Where the library `datasets` keeps the types of its columns.
 _FEATURES = b"huggingface"
 
@@ -64,8 +65,28 @@ class Parquet(Format):
         found = [_column(source, column, table.column(column.name), classes) for column in columns]
         return pa.table(found, names=names)
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        for batch in batches(source, _BATCH):
+            yield from batch.to_pylist()
+
 
 FORMATS = (Parquet(),)
+
+
+def schema_of(source: Source) -> pa.Schema:
+    """Return the types of all columns."""
+    return _file(source).schema_arrow
+
+
+def batches(source: Source, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file with all columns as they are, some at a time."""
+    try:
+        for batch in _file(source).iter_batches(batch_size=rows):
+            if batch.num_rows:
+                yield batch
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(source, error) from None
 
 
 def _file(source: Source) -> Any:

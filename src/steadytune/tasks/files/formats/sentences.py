@@ -6,6 +6,7 @@ CoNLL-U, where the word is the second and its part of speech the fourth.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from steadytune.errors import DataError
+from steadytune.heads.columns import TOKENS
 from steadytune.support.text import counted, excerpt
 from steadytune.support.text_files import lines_of, undecoded
 from steadytune.tasks.files.formats.format import Format, Given, Source, Wanted, text_source
@@ -56,12 +58,44 @@ class Conll(Format):
             [column.name for column in columns],
         )
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`; where the first line is a single word, words stand without tags."""
+        words: list[str] = []
+        tags: list[str] = []
+        lines = _bare_words(source) if _is_bare(source) else iter(_Lines(source))
+        for fields in itertools.chain(lines, (None,)):
+            if fields is not None:
+                words.append(fields[0])
+                tags += fields[1:]
+            elif words:
+                yield {TOKENS: words, "tags": tags} if tags else {TOKENS: words}
+                words, tags = [], []
+
     def place(self, path: Path, row: int) -> str | None:
         """See `Format`."""
         return f"{file_place(path)}, sentence {row}"
 
 
 FORMATS = (Conll(),)
+
+
+def _is_bare(source: Source) -> bool:
+    """Whether the first line that says anything is a word alone."""
+    lines = (line.strip() for line in lines_of(source.path, source.text))
+    first = next((line for line in lines if line and not line.startswith(("#", _DOCUMENT))), "")
+    return len(first.split()) == 1
+
+
+def _bare_words(source: Source) -> Iterator[tuple[str] | None]:
+    """Yield the word of each line, None where a sentence ends."""
+    for number, line in enumerate(lines_of(source.path, source.text), start=1):
+        word = line.strip()
+        problem = undecoded(word, source.text.encoding) if source.text.is_faulty else None
+        if problem is None and len(word.split()) > 1:
+            problem = f"{excerpt(word)} is more than a word; give a tag to every word, or to none"
+        if problem is not None:
+            raise DataError(f"{file_place(source.path)}, line {number}: {problem}.")
+        yield (word,) if word and word != _DOCUMENT else None
 
 
 @dataclass

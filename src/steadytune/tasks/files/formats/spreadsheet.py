@@ -61,6 +61,12 @@ class Spreadsheet(Format):
         found = [_column(source, column, part) for column, part in zip(columns, values, strict=True)]
         return pa.table(found, [column.name for column in columns])
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`."""
+        header = self.header(source)
+        for cells in itertools.islice(_rows(source), 1, None):
+            yield dict(zip(header, cells, strict=True))
+
 
 FORMATS = (Spreadsheet(),)
 

@@ -59,6 +59,16 @@ class Squad(Format):
         )
         return table.select([column.name for column in columns])
 
+    def rows(self, source: Source) -> Iterator[dict[str, Any]]:
+        """See `Format`; the file is one value and is read as a whole, and answers may be missing."""
+        for place, paragraph in _paragraphs(source, _content(source)):
+            context = _text(paragraph, "context", place)
+            for number, question in enumerate(_list(paragraph, "qas", place), start=1):
+                where = f"{place}, question {number}"
+                answers = {ANSWERS: _answers(question, where)} if "answers" in question else {}
+                asked = _text(question, "question", where)
+                yield {IDENTIFIER: question.get("id"), QUESTION: asked, CONTEXT: context, **answers}
+
 
 FORMATS = (Squad(),)
 

@@ -1,0 +1,1 @@
+"""From rows without labels to predictions: which model, which columns, in bounded memory."""

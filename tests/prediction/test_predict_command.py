@@ -411,11 +411,11 @@ def test_a_comparison_predicts_with_its_best_kept_model(model, run, tmp_path) ->
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv.gz", gzip.compress(b"n,text\n1,good film\n")),
+        ("a.csv.gz", gzip.compress(b"n,text\n1,good film\n", mtime=0)),
         ("a.csv", "n;text\n1;é good film\n".encode("cp1252")),
         ("a.csv", "n,text\n1,good film\n".encode("utf-16")),
         ("a.json", b'[{"n": 1, "text": "good film"}]'),
-        ("a.jsonl.gz", gzip.compress(b'{"n": 1, "text": "good film"}\n')),
+        ("a.jsonl.gz", gzip.compress(b'{"n": 1, "text": "good film"}\n', mtime=0)),
         ("a.txt", b"good film\n"),
         ("a.csv", b"Review,n\ngood film,1\n"),
     ],

@@ -307,3 +307,17 @@ def test_an_archive_of_predictions_that_unpacks_to_more_is_not_read(place: Path)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("logits.npy", content)
         assert read_predictions(place, "test") is None
+
+
+def test_a_working_folder_that_was_removed_is_one_line(place: Path) -> None:
+    code = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); from steadytune.cli import main; "
+    arguments = [sys.executable, "-c", f"{code} sys.exit(main(['methods']))"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False, env=safe_environment())
+    assert (ended.returncode, ended.stdout) == (REFUSED, "")
+    assert ended.stderr.splitlines() == ["steadytune: the current folder was removed: change to one that is there."]
+
+
+def test_a_folder_without_permission_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as under `umask 777`, of which root sees nothing
+    with pytest.raises(SettingsError, match="umask"):
+        writing.make_folder(place / "new")

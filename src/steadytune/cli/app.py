@@ -18,6 +18,7 @@ from steadytune.errors import SettingsError, SteadytuneError, what_to_install
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
 #: Of an error, in characters; a path or a value in it can be a megabyte.
 LONGEST_LINE = 1500
+GONE = "the current folder was removed: change to one that is there."
 #: By these a shell asks what may follow.
 COMPLETION, WORDS = "_STEADYTUNE_COMPLETE", ("_TYPER_COMPLETE_ARGS", "COMP_WORDS")
 
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     never_fail_to_print()
+    try:
+        os.getcwd()
+    except OSError:  # torch would end the process
+        return _fail(GONE, BAD_INPUT)
     try:
         refuse_several_processes()
         status = _run(arguments)
@@ -106,10 +111,6 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 
 def _of_the_system(error: OSError) -> str:
-    try:
-        os.getcwd()
-    except OSError:
-        return "the current folder was removed: change to one that is there."
     said = f"{error.strerror or error}: {error.filename or 'input or output'}."
     return said + _of_a_cache(str(error.filename or ""))
 

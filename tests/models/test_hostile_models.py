@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ def model(tiny_folder: Path, tmp_path: Path) -> Path:
 
 def change(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "vocab.txt", "new.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_in_the_folder_is_refused_at_once(model: Path, name: str, kind: str) -> None:
+    (model / "other.safetensors").write_bytes(b"")
+    (model / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(model / name)
+    else:
+        (model / name).symlink_to("/dev/zero")
+    with pytest.raises(ModelNotFoundError, match="is a pipe or a device"):
+        find_model(str(model))
 
 
 NO_SIZES = (-1, 0, 1.5, "768", True, [1], {}, 10**30, float("nan"), "²")

@@ -32,6 +32,11 @@ def check_folder(folder: Path, name: str) -> None:
     Raises:
         ModelNotFoundError: a size is no positive whole number, or the index names other files than the folder holds.
     """
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():  # libraries would wait for it without end
+            raise ModelNotFoundError(
+                f"--model {name}: {excerpt(path.name)} is a pipe or a device, not a regular file."
+            )
     config = _read(folder / CONFIG, name)
     for place, value in _sizes(config):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LARGEST:

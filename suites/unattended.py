@@ -52,7 +52,7 @@ def pack(config: Path, scale: str | None, data_dir: str | None, bundle: Path) ->
     from steadytune.settings.train import TrainSettings
     from steadytune.training.rows import load_data
 
-    settings = resolve(CompareSettings, {"data_dir": data_dir}, config, scale)
+    settings = resolve(CompareSettings, {"data_dir": data_dir, "recipe": "transformers"}, config, scale)
     shutil.rmtree(bundle, ignore_errors=True)
     (bundle / "rows").mkdir(parents=True)
     code = Path(steadytune.__file__).parent

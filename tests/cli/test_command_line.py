@@ -49,7 +49,8 @@ def test_the_package_and_its_help_import_next_to_nothing() -> None:
     assert json.loads(lines[0]) == []  # the names of the package are imported when they are used
     assert json.loads(lines[-1]) == []  # nor do the settings of the verbs exist before one of them is called
     ours = {name.removeprefix("steadytune.") for name in json.loads(lines[-2])}
-    allowed = {"cli", *(f"cli.{name}" for name in ("app", "verb", "program", "mistakes", "stopped", "streams", "help"))}
+    own = ("app", "verb", "program", "mistakes", "stopped", "streams", "help")
+    allowed = {"cli", *(f"cli.{name}" for name in own)}
     allowed |= {"errors", "names", "version"}
     assert ours <= allowed
 

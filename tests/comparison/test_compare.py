@@ -37,6 +37,7 @@ from steadytune.comparison.plan import RunPlan
 from steadytune.comparison.records import Cell, Comparison, RunRecord, read_comparison, read_record
 from steadytune.comparison.reporter import SilentComparison
 from steadytune.errors import DivergedError, MethodError, SettingsError
+from steadytune.integrations.transformers.trainer import SteadyTrainer
 from steadytune.methods.registry import all_methods
 from steadytune.settings.compare import CompareSettings
 from steadytune.settings.resolve import resolve
@@ -194,7 +195,7 @@ def test_equal_compute_gives_plain_training_the_updates_that_the_others_cost(set
 
 def test_all_candidates_see_the_same_head_and_the_same_rows_in_the_same_order(settings, monkeypatch) -> None:
     seen: dict[tuple[str, int], list[Any]] = {}
-    real = run_file.RunTrainer.training_step
+    real = SteadyTrainer.training_step
 
     def recorded(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if "estimate" in self.args.output_dir:
@@ -227,7 +228,7 @@ class EnoughError(Exception):
 def beginning(given: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """The head before the first update of a run, then the rows of its updates, past the end of the first epoch."""
     seen: list[torch.Tensor] = []
-    real = run_file.RunTrainer.training_step
+    real = SteadyTrainer.training_step
 
     def recorded(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         head = model.classifier
@@ -476,7 +477,7 @@ def test_a_run_that_raises_is_kept_with_its_error_and_the_rest_goes_on(
     assert main(command(options, **given)) == 0
     out = capsys.readouterr().out
     assert "failed: r_drop, learning rate 1e-3, seed 7: " in out
-    assert "2 lost" in out
+    assert "Runs without a score: r_drop 2." in out
 
     engine = InProcess()
     compare(settings(**given), engine=engine)
@@ -537,7 +538,7 @@ def test_a_run_that_diverges_is_shown_as_such(settings, options, rates, capsys) 
 
 
 def test_a_loss_that_is_no_number_ends_a_training_in_one_line(settings, monkeypatch, capsys) -> None:
-    real = run_file.RunTrainer.training_step
+    real = SteadyTrainer.training_step
     calls: list[int] = []
 
     def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -545,7 +546,7 @@ def test_a_loss_that_is_no_number_ends_a_training_in_one_line(settings, monkeypa
         loss = real(self, *args, **kwargs)
         return loss * float("nan") if len(calls) == 3 else loss
 
-    monkeypatch.setattr(run_file.RunTrainer, "training_step", broken)
+    monkeypatch.setattr(SteadyTrainer, "training_step", broken)
     with pytest.raises(DivergedError, match="the loss of update 3 is nan"):
         train(settings().run_settings(methods=["none"], output_dir="single"))
     assert len(calls) == 3

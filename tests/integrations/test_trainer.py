@@ -608,7 +608,7 @@ def test_a_broken_write_leaves_the_old_state_and_no_rest(tmp_path: Path, monkeyp
     before = state.read_bytes()
     assert [p.name for p in state.parent.iterdir()] == [STATE]
 
-    def broken(*args: object) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", broken)

@@ -32,7 +32,8 @@ def test_every_path_counts_from_the_folder_of_the_configuration(place: Path, con
     assert len(load_data(settings).splits["validation"]) == 20
 
 
-def test_options_count_from_here_and_other_paths_stay(place: Path) -> None:
+def test_options_count_from_here_and_other_paths_stay(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEADYTUNE_OUTPUT_URLS", "s3://bucket")
     (place / "inner" / "m").mkdir()
     absolute = place / "inner" / "rows" / "train.csv"
     content = (

@@ -27,6 +27,8 @@ EXCEPTIONS = {
     ("cli/verb.py", "file.read_text"): "our own source, for a line of help that imports nothing",
     ("cli/streams.py", "open"): "the null device",
     ("cli/streams.py", "os.open"): "the null device",
+    ("cli/verbs/predict.py", "os.open"): "the null device",
+    ("prediction/sources.py", "found.open"): "a format, which opens with `reading`",
     ("support/signals.py", "os.open"): "the null device",
     ("comparison/engines/local_worker.py", "open"): "the null device",
     ("comparison/engines/starting.py", "os.open"): "the current folder, to come back to it",

@@ -52,6 +52,7 @@ def page(usage: str, text: str | None, groups: dict[str, list[Entry]], last: str
     Output:
       --to FILE                 Where to.
     <BLANKLINE>
+    <BLANKLINE>
     """
     width = _width()
     lines = [*_wrapped(f"Usage: {usage}", width), "", *_wrapped(text or "", width), ""]

@@ -28,7 +28,7 @@ class TextHead(TaskHead):
     labels_as_floats = False
 
     def _encoder(self, tokenizer: PreTrainedTokenizerBase, max_length: int, is_encoder_decoder: bool) -> Encoder:
-        end = tokenizer.eos_token_id if is_encoder_decoder else None
+        end: Any = tokenizer.eos_token_id if is_encoder_decoder else None
         return TextEncoder(tokenizer, max_length, self.labels_as_floats, pair_separator(tokenizer), end)
 
     def check_model(
@@ -91,11 +91,12 @@ class TextEncoder:
         return {**encoded, "labels": labels, "row": indices, "cut": is_cut(encoded)}
 
     def _refuse_ends(self, texts: Any, indices: list[int], *, is_pair: bool) -> None:
-        usual = self.tokenizer(*(["a", "a"] if is_pair else ["a"]))["input_ids"].count(self.end)
+        tokenizer: Any = self.tokenizer  # its types name every argument, and forbid to spread two
+        usual = tokenizer(*(["a", "a"] if is_pair else ["a"]))["input_ids"].count(self.end)
         for ids, row in zip(texts, indices, strict=True):
             if ids.count(self.end) != usual:
                 raise DataError(
-                    f"row {row + 1}: its text holds the end token {self.tokenizer.convert_ids_to_tokens(self.end)!r}, "
+                    f"row {row + 1}: its text holds the end token {tokenizer.convert_ids_to_tokens(self.end)!r}, "
                     "at whose place this model reads its answer. Take it out of the text."
                 )
 
@@ -111,7 +112,7 @@ def pair_separator(tokenizer: PreTrainedTokenizerBase) -> str:
     unknown = tokenizer.unk_token_id
     for found in (tokenizer.sep_token, "\n", " ", tokenizer.eos_token):
         if found:
-            ids = tokenizer(found + "snow", add_special_tokens=False)["input_ids"]
+            ids = tokenizer(f"{found}snow", add_special_tokens=False)["input_ids"]
             if ids != other and ids[0] != unknown:
                 return str(found)
     return ""

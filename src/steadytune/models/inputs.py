@@ -10,6 +10,8 @@ from steadytune.errors import DamagedCheckpointError
 from steadytune.heads.columns import LABEL
 from steadytune.heads.head import Predicts
 from steadytune.heads.registry import HEADS, head_of
+from steadytune.support.reading import read_json
+from steadytune.support.writing import write_text
 from steadytune.tasks.task import Head, Task
 
 FILE_NAME = "steadytune_inputs.json"
@@ -85,7 +87,7 @@ class ModelInputs:
     def write(self, folder: Path) -> None:
         """Write them into the folder of a model, which the caller replaces as a whole."""
         content = json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
-        (folder / FILE_NAME).write_text(content + "\n", encoding="utf-8")
+        write_text(folder / FILE_NAME, content + "\n")
 
 
 def read_inputs(folder: Path) -> ModelInputs | None:
@@ -98,7 +100,7 @@ def read_inputs(folder: Path) -> ModelInputs | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         known = {name: content[name] for name in ModelInputs.__dataclass_fields__}
         inputs = ModelInputs(**known)
         texts = (inputs.text_column, inputs.label_column, inputs.text_pair_column or "", inputs.task or "")

@@ -83,11 +83,12 @@ def fit_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if rows is None:
         return None
-    added = {token: number for token, number in tokenizer.get_added_vocab().items() if number >= rows}
+    known: Any = tokenizer  # the base class, which has the type, does not say that all have a vocabulary
+    added: dict[str, int] = {token: n for token, n in known.get_added_vocab().items() if n >= rows}
     beyond = max([len(tokenizer), *(number + 1 for number in added.values())])
     if beyond <= rows:
         return None
-    token = min(added, key=added.__getitem__, default=None)
+    token = min(added, key=lambda name: added[name], default=None)
     if token is None or not resize or len(tokenizer) - len(added) > rows:
         what = f"the token {token!r}" if token is not None else "some tokens"
         raise ModelNotFoundError(

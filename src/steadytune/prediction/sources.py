@@ -17,6 +17,7 @@ from steadytune.models.inputs import ModelInputs
 from steadytune.prediction.chunks import Chunk, Row, RowFile, in_chunks, read_chunks
 from steadytune.prediction.survey import survey
 from steadytune.settings.predict import PredictOptions
+from steadytune.support.reading import open_regular
 from steadytune.support.text import excerpt
 from steadytune.support.text_files import GZIP, head_of
 from steadytune.tasks.files import headers
@@ -95,7 +96,7 @@ def _by_format(path: Path, name: str, inputs: ModelInputs, options: PredictOptio
     """How a file is read, as the user says."""
     if not path.is_file():
         raise DataError(f"{file_place(path)}: there is no such file; check the path.")
-    with path.open("rb") as content:
+    with open_regular(path) as content:
         compressed = content.read(len(GZIP)) == GZIP
     head = head_of(path, compressed)
     if not head.strip():
@@ -174,7 +175,7 @@ def from_stream(
 
 def _sniffed(path: Path, inputs: ModelInputs) -> str:
     """The format that the content looks like."""
-    with path.open("rb") as content:
+    with open_regular(path) as content:
         compressed = content.read(len(GZIP)) == GZIP
     head = head_of(path, compressed)
     if not head.strip():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from steadytune.prediction.trained_task import trained_task
 from steadytune.settings.predict import PredictOptions
 from steadytune.settings.resolve import resolve_settings
 from steadytune.settings.train import TrainSettings
+from steadytune.support.reading import read_json
 from steadytune.support.text import one_line
 from steadytune.tasks.named.registry import task_record
 from steadytune.tasks.task import Task
@@ -96,7 +96,7 @@ def _described(location: str, name: str) -> tuple[Task, ModelInputs]:
 
             file = Path(hf_hub_download(source.location, "config.json"))
         found = read_inputs(file.parent)
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(_without_option(str(error))) from error
     except (OSError, ValueError) as error:

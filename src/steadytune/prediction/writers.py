@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from steadytune.errors import SettingsError, did_you_mean
 from steadytune.prediction.chunks import Chunk
 from steadytune.support.atomic_files import remove_abandoned, replaced_when_whole
+from steadytune.support.writing import open_file
 
 #: Adds predictions, by column, to the rows of a chunk, and writes both.
 Write = Callable[[Chunk, Mapping[str, Sequence[Any]]], None]
@@ -64,7 +66,7 @@ def _delimited(
     path: Path, output: Path, columns: Sequence[str], _schema: Any, added: Mapping[str, Any]
 ) -> Iterator[Write]:
     delimiter = "\t" if output.suffix.lower() == ".tsv" else ","
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with io.TextIOWrapper(open_file(path, "wb"), "utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow([*columns, *added])
 
@@ -90,7 +92,7 @@ def as_cell(value: Any) -> str:
 def _json_lines(
     path: Path, _output: Path, _columns: Sequence[str], _schema: Any, added: Mapping[str, Any]
 ) -> Iterator[Write]:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with io.TextIOWrapper(open_file(path, "wb"), "utf-8", newline="\n") as file:
 
         def write(chunk: Chunk, predictions: Mapping[str, Sequence[Any]]) -> None:
             for i, row in enumerate(chunk.rows):

@@ -61,7 +61,7 @@ def open_bytes(path: Path, compressed: bool) -> IO[bytes]:
     if not compressed:
         return file
     unpacked = gzip.GzipFile(fileobj=file)
-    unpacked.myfileobj = file  # closed with it
+    unpacked.myfileobj = file  # pyright: ignore[reportAttributeAccessIssue] - closed with it
     return unpacked  # pyright: ignore[reportReturnType] - a file in all but name
 
 

@@ -331,10 +331,10 @@ def test_a_pipe_is_refused_rather_than_waited_for(tmp_path):
 def test_no_permission(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", GOOD)
 
-    def refuse(self, *_args, **_kwargs):
+    def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr("os.open", refuse)  # the tests may run as root, who may read everything
     train_error(path, "permission")
 
 

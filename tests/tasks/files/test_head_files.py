@@ -357,7 +357,7 @@ def test_a_layout_of_another_head_is_refused(tmp_path):
     train = write(tmp_path / "u.csv", "text,label\na,b\nc,d\n")
     with pytest.raises(DataError, match="words with tags"):
         load_files(train, words)
-    with pytest.raises(SettingsError, match="unknown head 'retrieval'; known are classification"):
+    with pytest.raises(SettingsError, match="unknown head 'retrieval'; known are causal_lm, classification"):
         load_files(table, head="retrieval")
 
 

@@ -245,7 +245,7 @@ class Session:
         """Refuse weights that are others than those that were prepared: the copies and the optimizer have the old."""
         for module, name, weight, shape in self._weights:
             now = module._parameters.get(name)
-            if now is weight and now.shape == shape:
+            if now is not None and now is weight and now.shape == shape:
                 continue
             what = next((f"{n}.{name}" for n, m in self.model.named_modules() if m is module), name)
             if now is None or now.shape == shape:

@@ -169,9 +169,9 @@ class SteadyMixin(_Base):
     ) -> Tensor:
         """The Trainer's step; with a method that runs the backward passes itself as many of them as it needs."""
         if not self.stack.runs_passes:
-            loss = super().training_step(model, inputs, num_items_in_batch, *args)
+            plain: Tensor = super().training_step(model, inputs, num_items_in_batch, *args)
             self._refuse_unseen_loss()
-            return loss
+            return plain
         parent: Any = super()
         model.train()
         inputs = self._prepare_inputs(inputs)

@@ -44,15 +44,10 @@ class ProgramHelp(TyperGroup):
 def page(usage: str, text: str | None, groups: dict[str, list[Entry]], last: str | None) -> str:
     """A help page.
 
-    >>> print(page("x [OPTIONS]", "Do it.", {"Output": [("--to FILE", "Where to.")]}, None))
+    >>> print(page("x [OPTIONS]", "Do it.", {}, None).strip())
     Usage: x [OPTIONS]
     <BLANKLINE>
     Do it.
-    <BLANKLINE>
-    Output:
-      --to FILE                 Where to.
-    <BLANKLINE>
-    <BLANKLINE>
     """
     width = _width()
     lines = [*_wrapped(f"Usage: {usage}", width), "", *_wrapped(text or "", width), ""]

@@ -92,13 +92,18 @@ def _by_name(path: Path, inputs: ModelInputs, options: PredictOptions) -> RowFil
     return RowFile(source)
 
 
+def _beginning(path: Path) -> tuple[bool, bytes]:
+    """Whether a file is compressed, and its first bytes, unpacked."""
+    with open_regular(path) as content:
+        compressed = content.read(len(GZIP)) == GZIP
+    return compressed, head_of(path, compressed)
+
+
 def _by_format(path: Path, name: str, inputs: ModelInputs, options: PredictOptions) -> RowFile:
     """How a file is read, as the user says."""
     if not path.is_file():
         raise DataError(f"{file_place(path)}: there is no such file; check the path.")
-    with open_regular(path) as content:
-        compressed = content.read(len(GZIP)) == GZIP
-    head = head_of(path, compressed)
+    compressed, head = _beginning(path)
     if not head.strip():
         raise DataError(f"{file_place(path)}: the file is empty; give at least one row.")
     delimiter = delimiter_of(options.delimiter)
@@ -175,9 +180,7 @@ def from_stream(
 
 def _sniffed(path: Path, inputs: ModelInputs) -> str:
     """The format that the content looks like."""
-    with open_regular(path) as content:
-        compressed = content.read(len(GZIP)) == GZIP
-    head = head_of(path, compressed)
+    _, head = _beginning(path)
     if not head.strip():
         raise DataError(f"{STANDARD_INPUT}: is empty; give a text on each line, csv or json lines.")
     if head.startswith(b"PAR1"):

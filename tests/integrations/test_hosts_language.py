@@ -159,9 +159,9 @@ def test_accumulation_does_not_matter(stack: str, settings: dict[str, Any], tmp_
         n: tiny.weights(
             instruct(SteadySFTTrainer, tmp_path, methods=STACKS[stack](), accumulation=n, **settings).model
         )
-        for n in (1, 2, 4, 8)
+        for n in (1, 2, 8)
     }
-    for n in (2, 4, 8):
+    for n in (2, 8):
         # TRL's own head computes in float32; with terms the model's head answers, in float64.
         assert tiny.distance(found[n], found[1]) < (1e-6 if stack == "plain" else 1e-10)
 

@@ -24,12 +24,20 @@ ROOT = Path(__file__).parents[2]
 CLASSES = method_classes()
 
 
+#: They take most of the time; further settings of a method have them among the long tests.
+DEAR = {"resume", "memory_is_counted", "hosts_agree"}
+
+
 def rows() -> list[Any]:
     found = []
     for method in CLASSES:
         for i, settings in enumerate(variants(method)):
             found += [
-                pytest.param(method, settings, name, id=f"{method.name}-{i}-{name}")
+                pytest.param(
+                    *(method, settings, name),
+                    id=f"{method.name}-{i}-{name}",
+                    marks=[pytest.mark.long] if i and name in DEAR else [],
+                )
                 for name in PROPERTIES
                 if reason_not_applicable(method, name) is None
             ]

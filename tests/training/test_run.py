@@ -413,8 +413,10 @@ def assert_ends_like(
     assert no_leftovers(result.folder)
 
 
-@pytest.mark.parametrize("save_steps", [None, 2, PER_EPOCH])
-@pytest.mark.parametrize("asked_after", [1, PER_EPOCH - 2, PER_EPOCH - 1, PER_EPOCH, PER_EPOCH + 2])
+@pytest.mark.parametrize(
+    ("save_steps", "asked_after"),
+    [(None, 1), (2, PER_EPOCH - 2), (None, PER_EPOCH - 1), (PER_EPOCH, PER_EPOCH), (2, PER_EPOCH + 2)],
+)
 def test_an_interrupted_run_ends_like_an_undisturbed_one(settings, callbacks, save_steps, asked_after) -> None:
     undisturbed = train(settings(output_dir="undisturbed", save_steps=save_steps))
     given = settings(save_steps=save_steps)

@@ -147,8 +147,14 @@ def transcription(
     return after, losses, terms
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("family", "head", "side"), SUBJECTS, ids=["-".join(s).replace(" ", "-") for s in SUBJECTS])
+@pytest.mark.parametrize(
+    ("family", "head", "side", "method"),
+    [
+        pytest.param(*subject, method, marks=[pytest.mark.long] if i and method != "smart" else [])
+        for i, subject in enumerate(SUBJECTS)
+        for method in METHODS
+    ],
+)
 def test_three_updates(family: str, head: str, side: str, method: str, draws: list[Tensor]) -> None:
     batches = [batch_for(family, head, seed=seed, dtype=torch.float64) for seed in range(UPDATES)]
     if side == "left":

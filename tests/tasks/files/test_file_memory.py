@@ -55,7 +55,14 @@ def write(path: Path, kind: str, rows: int) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read from /proc, which Linux has")
-@pytest.mark.parametrize("kind", ["classification", "multi_label", "causal_lm"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "classification",
+        pytest.param("multi_label", marks=pytest.mark.long),
+        pytest.param("causal_lm", marks=pytest.mark.long),
+    ],
+)
 def test_a_file_takes_less_than_three_times_its_size(tmp_path, kind):
     small, large = write(tmp_path / "small.csv", kind, 200), write(tmp_path / "large.csv", kind, ROWS)
     done = subprocess.run(

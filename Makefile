@@ -74,6 +74,8 @@ contract: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python tools/wording.py
 	$(BIN)/pyright
 
 format: $(STAMP)

@@ -13,9 +13,9 @@ from transformers import (
 from steadytune import SteadyMixin, noisytune, smart
 
 ANSWERS = {
-    "what colour is the sky ?": "blue",
-    "what colour is the grass ?": "it is green",
-    "what colour is a rose ?": "red",
+    "what color is the sky ?": "blue",
+    "what color is the grass ?": "it is green",
+    "what color is a rose ?": "red",
 }
 
 
@@ -24,7 +24,7 @@ class SteadySeq2SeqTrainer(SteadyMixin, Seq2SeqTrainer):
 
 
 def train(model, rows, collate, methods, folder, **settings):
-    """Train as ever; `methods` is the one argument more."""
+    """Train as usual; `methods` is the one argument more."""
     arguments = Seq2SeqTrainingArguments(output_dir=folder, per_device_train_batch_size=2, report_to=[], **settings)
     trainer = SteadySeq2SeqTrainer(
         model=model, args=arguments, train_dataset=rows, data_collator=collate, methods=methods

@@ -11,9 +11,9 @@ from trl import SFTConfig, SFTTrainer
 from steadytune import SteadyMixin, bregman, smoothness
 
 ANSWERS = {
-    "what colour is the sky ?": " blue",
-    "what colour is the grass ?": " it is green",
-    "what colour is a rose ?": " red",
+    "what color is the sky ?": " blue",
+    "what color is the grass ?": " it is green",
+    "what color is a rose ?": " red",
 }
 
 
@@ -22,7 +22,7 @@ class SteadySFTTrainer(SteadyMixin, SFTTrainer):
 
 
 def train(model, tokenizer, rows, methods, folder, *, adapter=None, **settings):
-    """Train as ever; `methods` is the one argument more. Of a row with a prompt only the completion counts."""
+    """Train as usual; `methods` is the one argument more. In a row with a prompt only the completion counts."""
     bf16 = torch.cuda.is_available()  # SFTConfig turns it on everywhere
     arguments = SFTConfig(output_dir=folder, per_device_train_batch_size=2, bf16=bf16, report_to=[], **settings)
     trainer = SteadySFTTrainer(

@@ -17,7 +17,7 @@ SENTENCES = {
 
 
 def train(model, rows, collate, methods, folder, **settings):
-    """Train as ever; `methods` is the one argument more."""
+    """Train as usual; `methods` is the one argument more."""
     arguments = TrainingArguments(output_dir=folder, per_device_train_batch_size=2, report_to=[], **settings)
     trainer = SteadyTrainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, methods=methods)
     print(trainer.explain())

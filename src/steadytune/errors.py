@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class SteadytuneError(Exception):
-    """Base of every error that a user can mend; the command line prints it as one line and exits with status 2."""
+    """Base of every error that a user can fix; the command line prints it as one line and exits with status 2."""
 
 
 class MethodError(SteadytuneError, ValueError):

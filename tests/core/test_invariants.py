@@ -563,7 +563,7 @@ def test_ignored_examples_weigh_nothing() -> None:
         assert tiny.distance(same, expected) < 1e-10
 
 
-def test_tagging_averages_over_the_labelled_tokens(deltas: list[Tensor]) -> None:
+def test_tagging_averages_over_the_labeled_tokens(deltas: list[Tensor]) -> None:
     config = BertConfig(**tiny.sizes(num_labels=3))
     model = tiny.seeded(lambda: BertForTokenClassification(config), 0, torch.float64)
     batch = tiny.batch(3)

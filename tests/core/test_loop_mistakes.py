@@ -328,7 +328,7 @@ def test_a_stream_without_end_is_looked_at_as_far_as_it_is_trained_on(tmp_path: 
 
 def test_layers_drawn_anew_are_not_frozen() -> None:
     model = tiny.bert()
-    with pytest.raises(HostError, match="which reinit draws anew"):
+    with pytest.raises(HostError, match="which reinit re-initializes"):
         Stack([reinit(layers=1), freeze(layers=2)]).prepare(model)
     with Stack([reinit(layers=1), freeze(layers=1)]) as stack:
         stack.prepare(model)

@@ -103,7 +103,7 @@ def hooked_before(model: nn.Module) -> None:
     word_embedding(model).register_forward_pre_hook(lambda _module, inputs: (inputs[0] % 7,))
 
 
-def renormalised(model: nn.Module) -> None:
+def renormalized(model: nn.Module) -> None:
     embedding: Any = word_embedding(model)
     embedding.max_norm = 1e6
 
@@ -121,7 +121,7 @@ def replaced(model: nn.Module) -> None:
         (tiny.model, None, [smoothness(), r3f()], 1),
         (tiny.model, hooked, [smoothness()], 2),
         (tiny.model, hooked_before, [smoothness()], 2),
-        (tiny.model, renormalised, [smoothness()], 2),
+        (tiny.model, renormalized, [smoothness()], 2),
         (tiny.model, replaced, [smoothness()], 2),
         (tiny.model, None, [smoothness(), neftune()], 2),
         (tiny.model, None, [smoothness(one_in=2)], 2),

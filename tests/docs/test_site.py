@@ -148,7 +148,7 @@ def test_search_finds_without_a_server_or_a_network(browser: Any) -> None:
     assert any("bregman.html" in str(link) for link in found), found
 
 
-def test_colours_follow_the_reader(browser: Any) -> None:
+def test_colors_follow_the_reader(browser: Any) -> None:
     grounds = {}
     for dark in (False, True):
         shown(browser, SCREEN, dark=dark)

@@ -26,7 +26,7 @@ from steadytune.evaluation.measures.calibration import (
 )
 from steadytune.evaluation.measures.perturbations import (
     KINDS,
-    NEIGHBOURS,
+    NEIGHBORS,
     OCR_CONFUSIONS,
     perturb,
     perturb_rows,
@@ -45,7 +45,7 @@ def text_of(words: int, seed: int = 0) -> str:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Restricted Damerau-Levenshtein distance: insertions, deletions, substitutions, transpositions of neighbours."""
+    """Restricted Damerau-Levenshtein distance: insertions, deletions, substitutions, transpositions of neighbors."""
     table = [[i + j if i * j == 0 else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
     for i in range(1, len(a) + 1):
         for j in range(1, len(b) + 1):
@@ -84,7 +84,7 @@ def test_typos_are_single_edits_of_all_four_kinds() -> None:
         found = perturb(text, "typos", 0.08, seed)
         edits = edit_distance(text, found.text)
         assert edits <= found.changed
-        if found.changed <= 1:  # neighbouring edits can cancel; one alone cannot
+        if found.changed <= 1:  # neighboring edits can cancel; one alone cannot
             assert edits == found.changed
         if found.changed == 1:
             longer = len(found.text) - len(text)
@@ -94,11 +94,11 @@ def test_typos_are_single_edits_of_all_four_kinds() -> None:
 
 
 def test_keys_are_hit_beside_the_right_one() -> None:
-    assert {key: set(NEIGHBOURS[key]) for key in "gqm"} == {"g": set("tyfhvb"), "q": set("12wa"), "m": set("njk")}
-    assert all(a in NEIGHBOURS[b] for a, near in NEIGHBOURS.items() for b in near)
+    assert {key: set(NEIGHBORS[key]) for key in "gqm"} == {"g": set("tyfhvb"), "q": set("12wa"), "m": set("njk")}
+    assert all(a in NEIGHBORS[b] for a, near in NEIGHBORS.items() for b in near)
     text = text_of(50)
     for a, b in zip(text, perturb(text, "keyboard", 1.0, 0).text, strict=True):
-        assert (a == b == " ") or b.lower() in NEIGHBOURS[a.lower()]
+        assert (a == b == " ") or b.lower() in NEIGHBORS[a.lower()]
         assert a.isupper() == b.isupper() or b.isdigit()
 
 

@@ -322,15 +322,15 @@ def test_weights_of_another_shape_are_left_out_by_name() -> None:
 def gram_cka(x: np.ndarray, y: np.ndarray) -> float:
     """The form with Gram matrices and HSIC (equations 2 and 3 of Kornblith et al.)."""
     n = len(x)
-    centre = np.eye(n) - 1 / n
+    center = np.eye(n) - 1 / n
 
     def hsic(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.trace(a @ a.T @ centre @ b @ b.T @ centre)) / (n - 1) ** 2
+        return float(np.trace(a @ a.T @ center @ b @ b.T @ center)) / (n - 1) ** 2
 
     return hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
 
 
-def test_representations_are_compared_by_centred_kernel_alignment() -> None:
+def test_representations_are_compared_by_centered_kernel_alignment() -> None:
     pretrained = tiny.bert(dropout=0.3, dtype=torch.float64)
     tuned = moved(pretrained, 0.1)
     batches = [tiny.batch(3, seed=s, extra=s) for s in range(4)]

@@ -218,23 +218,23 @@ def test_many_labels_agree_with_counting(classes, rows, seed):
 # --- retrieval -------------------------------------------------------------------------------------------------------
 
 
-def slow_margins(source: np.ndarray, target: np.ndarray, neighbours: int) -> np.ndarray:
+def slow_margins(source: np.ndarray, target: np.ndarray, neighbors: int) -> np.ndarray:
     """The ratio margin of every pair, one by one."""
     cosines = np.array([[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in target] for a in source])
     margins = np.empty_like(cosines)
     for i, j in np.ndindex(*cosines.shape):
-        row = sorted(cosines[i], reverse=True)[:neighbours]
-        column = sorted(cosines[:, j], reverse=True)[:neighbours]
+        row = sorted(cosines[i], reverse=True)[:neighbors]
+        column = sorted(cosines[:, j], reverse=True)[:neighbors]
         margins[i, j] = cosines[i, j] / (sum(row) / (2 * len(row)) + sum(column) / (2 * len(column)))
     return margins
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_mining_agrees_with_a_slow_form(sources, targets, neighbours, seed):
+def test_mining_agrees_with_a_slow_form(sources, targets, neighbors, seed):
     generator = np.random.default_rng(seed)
     source, target = generator.uniform(0.1, 1, (sources, 3)), generator.uniform(0.1, 1, (targets, 3))
-    margins = slow_margins(source, target, neighbours)
+    margins = slow_margins(source, target, neighbors)
     candidates = {(i, int(margins[i].argmax())) for i in range(sources)}
     candidates |= {(int(margins[:, j].argmax()), j) for j in range(targets)}
     ranked = sorted(margins[pair] for pair in candidates)
@@ -243,7 +243,7 @@ def test_mining_agrees_with_a_slow_form(sources, targets, neighbours, seed):
     for i, j in sorted(candidates, key=lambda pair: -margins[pair]):
         if all(i != a and j != b for a, b in expected):
             expected.append((i, j))
-    ours, theirs, scores = mined_pairs(source, target, neighbours)
+    ours, theirs, scores = mined_pairs(source, target, neighbors)
     assert list(zip(ours.tolist(), theirs.tolist(), strict=True)) == expected
     assert np.allclose(scores, [margins[pair] for pair in expected])
     assert (np.diff(scores) <= 0).all()

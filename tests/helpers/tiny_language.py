@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WORDS = ("red", "blue", "green", "sky", "grass", "rose", "is", "the", "a", "what", "colour", "of", "?", ":", "it")
+WORDS = ("red", "blue", "green", "sky", "grass", "rose", "is", "the", "a", "what", "color", "of", "?", ":", "it")
 SPECIAL = ("<pad>", "<unk>", "</s>")
 
 

@@ -1,4 +1,4 @@
-"""Two processes and unequal numbers of labelled tokens: every host comes to the weights of one process."""
+"""Two processes and unequal numbers of labeled tokens: every host comes to the weights of one process."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def padded(rows: list[Row]) -> Row:
 
 
 def tokens(count: int) -> list[Row]:
-    """Every other token is labelled, in the last sentences none but one."""
+    """Every other token is labeled, in the last sentences none but one."""
     found = []
     for i, ids in enumerate(tiny.sentences(count, seed=4)):
         labels = ids % 3
@@ -63,7 +63,7 @@ def spans(count: int) -> list[Row]:
     return [{"input_ids": ids, "start_positions": first, "end_positions": second} for ids in sentences]
 
 
-def labelled(count: int, label: Callable[[int], Tensor]) -> list[Row]:
+def labeled(count: int, label: Callable[[int], Tensor]) -> list[Row]:
     return [{"input_ids": ids, "labels": label(i)} for i, ids in enumerate(tiny.sentences(count))]
 
 
@@ -81,12 +81,12 @@ HEADS: dict[str, tuple[type[nn.Module], dict[str, Any], Callable[[int], list[Row
     "yes/no labels": (
         BertForSequenceClassification,
         {"num_labels": 2, "problem_type": "multi_label_classification"},
-        lambda n: labelled(n, lambda i: torch.tensor([i % 2, i % 3 == 0], dtype=torch.float64)),
+        lambda n: labeled(n, lambda i: torch.tensor([i % 2, i % 3 == 0], dtype=torch.float64)),
     ),
     "number": (
         BertForSequenceClassification,
         {"num_labels": 1, "problem_type": "regression"},
-        lambda n: labelled(n, lambda i: torch.tensor(i / 4, dtype=torch.float64)),
+        lambda n: labeled(n, lambda i: torch.tensor(i / 4, dtype=torch.float64)),
     ),
     "choice": (BertForMultipleChoice, {}, choices),
 }

@@ -223,7 +223,7 @@ def test_a_report_of_a_comparison_that_was_stopped_says_so(extended, capsys):
     folder = extended(replace(whole, runs=whole.runs[:-1]))
     assert main(["report", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"1 of 15 runs is missing. `steadytune compare --config {folder / CONFIG}` goes on.\n")
+    assert out.startswith(f"1 of 15 runs is missing. `steadytune compare --config {folder / CONFIG}` resumes it.\n")
     for form in ("html", "md"):
         assert out.splitlines()[0].partition(" `")[0] in (folder / f"report.{form}").read_text()
     for damaged in ("[", "seeds: x", "seeds: 99999999999999999999", "learning_rates: 3\nmethods: [smrat]"):

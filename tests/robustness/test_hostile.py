@@ -39,7 +39,7 @@ from steadytune.training.predictions import read_predictions
 
 SOURCE = Path(steadytune.__file__).parent
 STATE = "steadytune.safetensors"
-#: Colours, a link, the clipboard, the title, another direction, a C1 sequence; markup of rich, HTML, a formula.
+#: Colors, a link, the clipboard, the title, another direction, a C1 sequence; markup of rich, HTML, a formula.
 HOSTILE = (
     "\x1b[31m\x1b]8;;http://evil\x1b\\\x1b]52;c;ZXZpbA==\x07\x1b]0;evil\x07\u202e\x9b2J"
     "[red]x[/red] [/] [link=http://evil]y[/link] <script>evil()</script> =cmd|'/C calc'!A0 {{7*7}} %s"

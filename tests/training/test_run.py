@@ -176,7 +176,7 @@ def test_the_folder_of_a_run_holds_everything(options, place, tiny_folder, capsy
     assert all((c / STATE).is_file() for c in checkpoints.iterdir())
 
 
-def labelled(labels: Sequence[Any], pair: bool) -> list[tuple[Any, ...]]:
+def labeled(labels: Sequence[Any], pair: bool) -> list[tuple[Any, ...]]:
     content = tiny_model.rows(ROWS, labels)
     second = tiny_model.rows(ROWS, labels, seed=9)
     return [(a, b, y) for (a, y), (b, _) in zip(content, second, strict=True)] if pair else content
@@ -207,7 +207,7 @@ def write(path: Path, content: Sequence[tuple[Any, ...]], header: Sequence[str])
 def test_the_model_of_a_run_is_an_ordinary_one(settings, place, suffix, pair, labels, names) -> None:
     header = ("text", "text_pair", "label") if pair else ("text", "label")
     for split in ("train", "test"):
-        write(place / f"{split}.{suffix}", labelled(labels, pair), header)
+        write(place / f"{split}.{suffix}", labeled(labels, pair), header)
     given = {f"{split}_file": f"{split}.{suffix}" for split in ("train", "test")}
     result = train(settings(**given, validation_file=None, num_train_epochs=1.0))
 
@@ -221,7 +221,7 @@ def test_the_model_of_a_run_is_an_ordinary_one(settings, place, suffix, pair, la
         assert model.config.label2id == {name: i for i, name in enumerate(names)}
 
     # The scores are those of the model that was saved, on the rows of the file.
-    content = labelled(labels, pair)
+    content = labeled(labels, pair)
     texts = [[row[i] for row in content] for i in range(len(header) - 1)]
     with torch.no_grad():
         logits = model.eval()(**tokenizer(*texts, padding=True, return_tensors="pt")).logits

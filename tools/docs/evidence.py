@@ -19,9 +19,9 @@ from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-#: Of these less is better.
+#: Scores for which less is better.
 ERRORS = frozenset({"loss", "mse", "mae"})
-#: Of the questions those whose methods are the two papers'; made beside other work, so times are not told.
+#: Questions about the two papers' methods; they ran beside other work, so times are left out.
 MAIN_QUESTIONS = ("question-3", "question-4", "headline-1000")
 COSTS = ("seconds", "seconds_per_update", "peak_memory_bytes")
 HEADER = "task,train_size,stage,candidate"
@@ -45,7 +45,7 @@ def evidence_table(folder: Path = RESULTS, *, linked: bool = True) -> list[str]:
 
 
 def kept_cells(folder: Path = RESULTS) -> Iterator[tuple[Path, Cell]]:
-    """Every task and training size of the kept comparisons, with the file it stands in."""
+    """Every task and training size of the kept comparisons, with its file."""
     for path in sorted(folder.glob("*.csv")):
         text = path.read_text(encoding="utf-8")
         if text.startswith(HEADER):

@@ -138,7 +138,7 @@ def families_page(found: Refusals) -> str:
             "Perturbations always enter at the word embeddings (an image's patch embeddings) through a hook,",
             "never through `inputs_embeds`. Terms compare what the head predicts: one distribution per example,",
             "label, choice, token, or start and end of an answer. Padding and labels of -100 enter no",
-            "divergence, nor do the borders between packed texts, whose labels are -100. Of a language model",
+            "divergence, nor do the borders between packed texts, whose labels are -100. For a language model",
             "each supervised token counts as one item, and the vocabulary is compared a few tokens at a time:",
             "beside the outputs of the passes and their gradients a term takes less than 200 MiB.",
             "",

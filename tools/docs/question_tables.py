@@ -14,7 +14,7 @@ from steadytune.settings.expressions import BASELINE
 from steadytune.support.text import interval, signed
 
 QUESTIONS = RESULTS / "questions"
-#: Of each comparison, which pairs of methods its question is about: the second against the first.
+#: Pairs of methods that each comparison's question is about: the second against the first.
 PAIRS: dict[str, Sequence[tuple[str, str]]] = {
     "question-1": (
         ("r_drop", "smoothness"),

@@ -1,6 +1,6 @@
 """Draws the README's picture: python tools/docs/screenshot.py runs/first/report.html docs/images/report.png.
 
-Needs Chromium and its driver. The page is shown as on a screen of 1180 pixels, in light colours, from its top.
+Needs Chromium and its driver. The page is shown as on a screen of 1180 pixels, in light colors, from its top.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 WIDTH, HEIGHT = 1180, 1345
-#: So few colours hold the plots without visible loss, at a third of the size.
-COLOURS = 128
+#: So few colors hold the plots without visible loss, at a third of the size.
+COLORS = 128
 
 
 def screenshot(page: Path, picture: Path, *, height: int = HEIGHT) -> None:
@@ -32,7 +32,7 @@ def screenshot(page: Path, picture: Path, *, height: int = HEIGHT) -> None:
         drawn = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     finally:
         driver.quit()
-    drawn.quantize(COLOURS, method=Image.Quantize.MEDIANCUT).save(picture, optimize=True)
+    drawn.quantize(COLORS, method=Image.Quantize.MEDIANCUT).save(picture, optimize=True)
     print(f"{picture}: {drawn.width} x {drawn.height}, {picture.stat().st_size / 1000:.0f} kB")
 
 

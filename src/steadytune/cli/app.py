@@ -16,7 +16,7 @@ from steadytune.cli.streams import READER_GONE, flush, let_go, never_fail_to_pri
 from steadytune.errors import SettingsError, SteadytuneError, what_to_install
 
 BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 2, 1, 130
-#: Of an error, in characters; a path or a value in it can be a megabyte.
+#: Longest error message, in characters; a path or a value in it can be a megabyte.
 LONGEST_LINE = 1500
 GONE = "the current folder was removed: change to one that is there."
 #: By these a shell asks what may follow.
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         let_go()
         return READER_GONE
-    except (Exception, KeyboardInterrupt) as error:  # the last line of defence: no traceback unless asked for
+    except (Exception, KeyboardInterrupt) as error:  # the last line of defense: no traceback unless asked for
         if debug:
             from steadytune.support.text import printable
 
@@ -136,7 +136,7 @@ def _of_a_cache(path: str) -> str:
 
 
 def _said_by_a_library(error: BaseException) -> str | None:
-    """What the user can mend although no OSError tells it: weights that could not be saved, the home of nobody."""
+    """Errors a user can fix although they are no OSError: weights that could not be saved, an unknown home."""
     if isinstance(error, ImportError):
         return what_to_install(error) or None
     if isinstance(error, RuntimeError) and "home directory" in str(error):

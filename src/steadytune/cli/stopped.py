@@ -1,4 +1,4 @@
-"""What a verb raises when the user stopped it, how it says that the run can go on, and that no Ctrl-C is lost."""
+"""Raise `Stopped` when the user interrupts a verb, with a hint how to resume, and lose no Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AGAIN_AFTER = 0.02
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """Stopped by the user; the message says how to go on."""
+    """Stopped by the user; the message says how to resume."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def told_how_to_go_on() -> Iterator[None]:
 
 @contextmanager
 def no_interrupt_lost() -> Iterator[None]:
-    """Send a Ctrl-C again that came where Python can raise nothing, and would print a traceback and go on.
+    """Resend a Ctrl-C that came where Python cannot raise, and would print a traceback and continue.
 
     Such places are the callbacks of weak references and ``__del__``, which libraries have by the thousand.
     """

@@ -29,7 +29,7 @@ LESS_IS_BETTER = ("mse", "loss", "perplexity")
 GAIN_LOOKED_FOR = 0.02
 #: A score before any was measured, for its standard error.
 TYPICAL_SCORE = 0.8
-#: Of a run's training curve, at least, where it has as many updates.
+#: Fewest points of a training curve (fewer if the run has fewer updates).
 CURVE_POINTS = 40
 
 

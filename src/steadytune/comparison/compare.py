@@ -90,7 +90,7 @@ def make_engine(settings: CompareSettings) -> Engine:
 
 
 class ComparisonSession:
-    """One comparison while it goes on."""
+    """One comparison in progress."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class ComparisonSession:
         self.known: dict[str, RunRecord] = {}
         self.tuned: dict[PreparedCell, list[RunRecord]] = {cell: [] for cell in cells}
         self.chosen: dict[tuple[PreparedCell, str], tuple[Candidate, float]] = {}
-        #: Trials of all searches together: in all, ended before this start, and passed through `make` by now.
+        #: Trials of all searches together: in all, ended before this start, and passed through `make` so far.
         self.trials, self.tried, self.searched = 0, 0, 0
         self._notes: set[str] = set()
         self._warnings: set[tuple[str, str]] = set()
@@ -249,7 +249,7 @@ class ComparisonSession:
         return (whole - scoring) / self.forecast.workers + trials, scoring / self.forecast.workers
 
     def _seconds_of_trials(self, count: int) -> float | None:
-        """Expected seconds of so many trials; a trial is a run of any candidate without the test splits."""
+        """Expected seconds of the given number of trials; a trial is a run of any candidate without the test splits."""
         rate, seed = self.settings.learning_rates[0], self.settings.first_seed
         one = [(cell, c, self._plan(cell, c, rate, seed, test=False)) for cell in self.cells for c in self.compared]
         total = self.forecast.total(one) if count else 0.0

@@ -80,7 +80,7 @@ class ComparisonPlan:
 
     @property
     def runs(self) -> int:
-        """Of all candidates, as `compare` counts them."""
+        """Runs of all candidates, as `compare` counts them."""
         return sum(c.choosing + c.compared for c in self._all())
 
     @property
@@ -95,12 +95,12 @@ class ComparisonPlan:
 
     @property
     def arithmetic(self) -> float:
-        """Of all trainings, in plain runs of their cell."""
+        """Cost of all runs, in plain runs of their cell."""
         return sum(c.cost * c.trainings for c in self._all())
 
     @property
     def arithmetic_left(self) -> float:
-        """Of the trainings that are not made yet."""
+        """Cost of the runs still to be made, in plain runs."""
         return sum(c.cost * c.left for c in self._all())
 
 

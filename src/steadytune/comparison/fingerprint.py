@@ -25,7 +25,7 @@ PACKAGES = ("torch", "transformers")
 
 @functools.cache
 def code_digest() -> str:
-    """Of this version of steadytune, with the versions of the packages that do the arithmetic."""
+    """Digest of this version of steadytune and of the packages that do the arithmetic."""
     digest = hashlib.sha256(__version__.encode())
     root = Path(__file__).parents[1]
     for part in PARTS:

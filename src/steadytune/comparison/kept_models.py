@@ -1,4 +1,4 @@
-"""Which runs of a comparison still have their models, for who wants to go on with one."""
+"""Which runs of a comparison still have their models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steadytune.comparison.records import FILE_NAME, Cell, RunRecord, read_compa
 from steadytune.errors import SettingsError
 from steadytune.settings.expressions import BASELINE
 
-#: So many are named.
+#: Most runs listed.
 NAMED = 3
 
 

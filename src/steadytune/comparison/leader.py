@@ -1,4 +1,4 @@
-"""Which candidate leads while a comparison goes on, by validation data alone: the test splits are for the end."""
+"""Which candidate leads during a comparison, by validation data alone: the test splits are for the end."""
 
 from __future__ import annotations
 

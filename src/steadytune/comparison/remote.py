@@ -1,7 +1,7 @@
 """Results that are kept under a URL of fsspec (``s3://bucket/first``, ``gs://...``, ``file:///mnt/share/first``).
 
 The comparison works in a folder of this machine. What the URL holds of it is fetched first, each run is sent there as
-it ends, and the models that are kept, the tables and the report at the end. So any machine can go on with it.
+it ends, and the models that are kept, the tables and the report at the end. So any machine can resume it.
 
 Whoever can write to the store decides what names and sizes it tells. Each name is checked before anything is fetched,
 and what is written here lies below the copy's folder.
@@ -154,7 +154,7 @@ class RemoteFolder:
             )
 
     def _fetch(self, name: PurePosixPath, size: int) -> None:
-        """Copy one file, and refuse one that goes on behind the size that the store told."""
+        """Copy one file; refuse one that is longer than the size given by the store."""
         target = self.local / name
         make_folder(target.parent)
         with (

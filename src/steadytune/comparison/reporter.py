@@ -1,4 +1,4 @@
-"""Who is told how a comparison goes on."""
+"""Receivers of a comparison's progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CompareReporter(Protocol):
         ...
 
     def begin(self, runs: int, missing: int, seconds: float | None) -> None:
-        """So many runs, so many of them still to be made, in about so many seconds."""
+        """Report the number of runs, how many are left, and about how many seconds they take."""
         ...
 
     def run_started(self, plan: RunPlan) -> None:
@@ -24,11 +24,11 @@ class CompareReporter(Protocol):
         ...
 
     def run_step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
-        """So many updates of a run are done."""
+        """Report the number of updates done in a run."""
         ...
 
     def run_ended(self, record: RunRecord, done: int, runs: int, seconds: float | None, leader: str) -> None:
-        """A run ended; ``done`` of ``runs`` are, the others take about so many seconds."""
+        """A run ended; ``done`` of ``runs`` are, report about how many seconds the others take."""
         ...
 
     def stop(self) -> None:

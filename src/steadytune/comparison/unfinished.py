@@ -13,7 +13,7 @@ from steadytune.settings.compare import CompareSettings
 from steadytune.settings.fields import all_facts, determining, with_fact
 from steadytune.settings.resolve import read_config, resolve
 
-#: Of seeds, and of runs in all; a file that asks for more is no comparison.
+#: Most seeds, and most runs; a file that asks for more is not a comparison.
 MOST_SEEDS, MOST_RUNS = 10_000, 1_000_000
 
 Runs = set[tuple[Any, ...]]
@@ -41,7 +41,7 @@ def unfinished(folder: Path, comparison: Comparison) -> str:
         return ""
     earlier = "; this is the report of the earlier comparison" if changed else ""
     count = f"{missing} of {len(expected)} runs {'is' if missing == 1 else 'are'} missing"
-    return f"{count}{earlier}. `steadytune compare --config {folder / CONFIG}` goes on."
+    return f"{count}{earlier}. `steadytune compare --config {folder / CONFIG}` resumes it."
 
 
 def _changed(asked: Mapping[str, Any], settings: Mapping[str, Any]) -> set[str]:

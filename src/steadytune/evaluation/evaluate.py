@@ -60,7 +60,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure what is asked for and not yet measured of a run's model, and return the whole file.
 
-    The file is written after every part; an evaluation that is stopped goes on where it was.
+    The file is written after every part; an interrupted evaluation resumes where it stopped.
 
     Args:
         path: folder of the run.

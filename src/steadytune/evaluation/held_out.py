@@ -26,7 +26,7 @@ class HeldOut:
     Args:
         data: the task with its rows.
         data_dir: folder with the data sets of named tasks.
-        limit: take at most so many rows of each set, the same for every run; ``None`` for all.
+        limit: most rows of each set, the same rows for every run; ``None`` for all.
 
     Attributes:
         main: the split that is looked at where one is enough.
@@ -98,7 +98,7 @@ class HeldOut:
         return "annotator_labels" in self.rows(name).column_names and self.class_of_output(name) is None
 
     def digest(self, *names: str) -> str:
-        """Of the rows of some sets."""
+        """Digest of the rows of some sets."""
         for name in names:
             if name not in self._digests:
                 only = TaskData(self.data.task, {name: self.rows(name)}, (), {})

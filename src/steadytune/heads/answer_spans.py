@@ -16,7 +16,7 @@ def best_answers(encoded: Encoded, start_logits: np.ndarray, end_logits: np.ndar
     """Return one answer per row, a piece of its context; empty where the logits give none.
 
     The best is the span of at most 30 tokens with the highest sum of its start and end logits over all windows of a
-    row (Devlin et al., 2019, section 4.2), from the 20 best starts and ends of each. Of equal spans the first counts.
+    row (Devlin et al., 2019, section 4.2), from the 20 best starts and ends of each. The first of equal spans counts.
     Where the split has rows without an answer (SQuAD 2.0), a row's answer is empty if both logits at the first special
     token, summed and the least over its windows, are above those of the best span.
 

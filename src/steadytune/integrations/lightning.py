@@ -61,7 +61,7 @@ class SteadyModuleMixin(_Base):
         self._waiting: tuple[Any, ...] | None = None
 
     def configure_optimizers(self) -> Any:
-        """Prepare the model, which is on its device by now, and let the methods have the module's optimizer."""
+        """Prepare the model, which is on its device here, and let the methods have the module's optimizer."""
         if not isinstance(getattr(self, "model", None), nn.Module):
             raise HostError(f"{type(self).__name__} needs the network that it trains as self.model.")
         self._refuse_trainer()

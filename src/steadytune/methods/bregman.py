@@ -50,7 +50,7 @@ class Bregman(LossMethod):
     inner_steps: int = hyperparameter(1, "S, updates per step of the teacher", low=1, high=100_000, integer=True)
     masks: Masks = hyperparameter("same", "dropout masks of the teacher's pass", choices=("same", "fresh"))
     every: int = hyperparameter(
-        1, "compares in one update of so many, drawn at random, for so many", low=1, high=1000, integer=True
+        1, "apply the term in 1 of N updates, drawn at random, weighted by N", low=1, high=1000, integer=True
     )
 
     def __post_init__(self) -> None:

@@ -119,7 +119,7 @@ class _Child:
     def before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Mask the gradients and take the weight decay over from the optimizer."""
         if kwargs.get("closure", args[1] if len(args) > 1 else None) is not None:
-            raise HostError("child_tuning masks gradients before optimizer.step(), which a closure computes anew.")
+            raise HostError("child_tuning masks gradients before optimizer.step(), which a closure recomputes.")
         self.restore_decay()  # a step that failed has not
         step = self._count()
         for group in optimizer.param_groups:

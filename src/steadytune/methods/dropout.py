@@ -58,7 +58,7 @@ class Perturbing(Protocol):
 
     @property
     def radius(self) -> float:
-        """Of the perturbation."""
+        """Radius of the perturbation."""
         ...
 
     @property
@@ -81,7 +81,7 @@ def warn_if_not_felt(method: Perturbing, values: PerItem, step: Step, *, larger:
         return
     step.told.add(name)
     rounded = any(seen.precision in (torch.bfloat16, torch.float16) for seen in step.seen.values())
-    if weight == 0 or radius >= FELT_RADIUS or rounded:  # a radius that rounding swallows is told of elsewhere
+    if weight == 0 or radius >= FELT_RADIUS or rounded:  # a radius lost to rounding is reported elsewhere
         return
     term, task = float(values.reduce().detach()), abs(float(step.task_loss.detach()))
     if not weight * term < FELT * task:

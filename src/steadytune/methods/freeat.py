@@ -19,7 +19,7 @@ class FreeAT(AdversarialTraining):
 
     One backward pass gives both the gradient to the weights and the one to the perturbation (algorithm 1). The last
     of the K optimizer steps is the training loop's own, the others are taken in between and count as no update. The
-    perturbation is carried from replay to replay and starts anew with each batch.
+    perturbation is carried from replay to replay and restarts with each batch.
 
     Example:
         >>> FreeAT(ascent_steps=4).whole_batch

@@ -58,7 +58,7 @@ class Freeze(ModelMethod):
             raise HostError(f"freeze would have no effect: what it would freeze in {model} does not train anyway.")
         renewed = sorted(name for name in frozen if name not in training.pretrained)
         if renewed and hasattr(training.model, "base_model") and not hasattr(training.model, "peft_config"):
-            raise HostError(f"freeze would freeze {renewed[0]}, which reinit draws anew: freeze fewer layers.")
+            raise HostError(f"freeze would freeze {renewed[0]}, which reinit re-initializes: freeze fewer layers.")
         if training.trainable and training.trainable <= set(frozen):
             raise HostError(f"freeze would leave nothing of {model} to train: lower freeze.layers.")
 

@@ -17,7 +17,7 @@ class L2SP(LossMethod):
     """Half the squared distance of the weights to the pretrained ones, and of a new head to zero.
 
     ``weight / 2 * sum ||w - w0||^2 + head_weight / 2 * sum ||w||^2`` (section 3), the first sum over all pretrained
-    parameters that train, biases and LayerNorm included, the second over what is new: the head, and layers drawn anew.
+    parameters that train, biases and LayerNorm included, the second over what is new: the head, and re-initialized layers.
     It counts once per update whatever the batch size. ``head_weight`` is absolute; ``weight=0`` switches both off.
 
     Example:
@@ -46,7 +46,7 @@ class L2SP(LossMethod):
     head_weight: float = hyperparameter(0.01, "beta, pull of the new head to zero", low=0, high=1000)
 
     def term(self, step: Step) -> PerItem:
-        """The penalty divided by ``weight``, so that the loss gets it as it stands in the paper."""
+        """The penalty divided by ``weight``, so that the loss contains it as in the paper."""
         device = step.clean_logits.device
         pretrained = head = torch.zeros((), device=device)
         with torch.set_grad_enabled(self.weight > 0 and torch.is_grad_enabled()):

@@ -21,7 +21,7 @@ from steadytune.errors import HostError
 class Mixout(ModelMethod):
     """Dropout toward the pretrained weights: ``((M W + (1 - M) W0) - p W0) / (1 - p)`` in place of each W.
 
-    ``M`` is drawn anew for each weight matrix in each forward pass, entry by entry, 1 with probability ``1 - p``, so
+    A new ``M`` is drawn for each weight matrix in each forward pass, entry by entry, 1 with probability ``1 - p``, so
     that the mean over masks is W (equation 5). It acts on the weight matrices of the pretrained ``nn.Linear`` modules,
     in training mode alone; biases, embeddings and a new head are not mixed.
 
@@ -134,7 +134,7 @@ class _Mixing(Attachment):
             vars(module).update(pretrained=self.anchor[name], probability=probability)
 
     def before_update(self, update: int, total_updates: int | None) -> None:  # noqa: ARG002 - base signature
-        """Take the pretrained weights anew: loading a checkpoint has replaced them."""
+        """Reread the pretrained weights: loading a checkpoint has replaced them."""
         for name, module in self.modules.items():
             if self._taken.get(name) is not self.anchor[name]:
                 self._taken[name] = self.anchor[name]

@@ -22,7 +22,7 @@ from steadytune.errors import HostError
 class NEFTune(ModelMethod):
     """The model trains on word embeddings with noise: ``x + U(-1, 1) * alpha / sqrt(tokens * width)`` (algorithm 1).
 
-    The noise is drawn anew in each training pass, for real tokens only, and ``tokens`` counts the real tokens of each
+    New noise is drawn in each training pass, for real tokens only, and ``tokens`` counts the real tokens of each
     sentence; its expected length per sentence is ``alpha / sqrt(3)`` whatever the sentence. In evaluation mode, and
     with ``alpha=0``, nothing is drawn and nothing changes.
 

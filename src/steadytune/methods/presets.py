@@ -70,7 +70,7 @@ class _Smart:
     def frugal(
         self, weight: float = 1.0, proximal_weight: float = 1.0, *, one_in: int = 8, **smoothness: Any
     ) -> tuple[LossMethod, ...]:
-        """Both halves at a part of the price: R_s on an eighth of the examples, D_Breg in an eighth of the updates.
+        """Both halves at a fraction of the cost: R_s on an eighth of the examples, D_Breg in an eighth of the updates.
 
         Both are drawn at random and weighed so that the expectation is the whole term: 1.25 times the arithmetic of a
         plain step in place of 3. ``docs/methods/frugal.md`` has the measured price and what is left of the gain.
@@ -78,7 +78,7 @@ class _Smart:
         Args:
             weight: lambda_s, of the whole regularizer.
             proximal_weight: mu, of the whole term.
-            one_in: the part: one example, and one update, in so many. 5 costs 1.4 times a plain step.
+            one_in: apply R_s to 1 in N examples and D_Breg in 1 of N updates; 5 costs 1.4 times a plain step.
             smoothness: other settings of `Smoothness`.
 
         Example:

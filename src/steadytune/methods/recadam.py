@@ -1,4 +1,4 @@
-"""RecAdam: Adam that recalls the pretrained weights, less and less as training goes on (Chen et al., EMNLP 2020)."""
+"""RecAdam: Adam that recalls the pretrained weights, less and less during training (Chen et al., EMNLP 2020)."""
 
 from __future__ import annotations
 

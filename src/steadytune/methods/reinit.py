@@ -1,4 +1,4 @@
-"""Re-initialisation: the top layers start anew, because they are the most tied to pretraining (Zhang et al. 2021)."""
+"""Re-initialization: re-initialize the top layers, because they are the most tied to pretraining (Zhang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("steadytune")
 
 @dataclass(frozen=True)
 class RenewedTensor:
-    """One parameter tensor that was drawn anew.
+    """One parameter tensor that was re-initialized.
 
     Attributes:
         name: the parameter's name.
@@ -39,7 +39,7 @@ class RenewedTensor:
 
 @dataclass(frozen=True)
 class ReinitReport:
-    """What was drawn anew; ``str`` gives a summary, ``tensors`` the figures.
+    """What was re-initialized; ``str`` gives a summary, ``tensors`` the figures.
 
     Attributes:
         modules: names of the layers and of the pooler.
@@ -52,12 +52,12 @@ class ReinitReport:
     def __str__(self) -> str:
         size = sum(t.size for t in self.tensors)
         where = f": {', '.join(self.modules)}" if self.modules else ""
-        return f"reinit draws {len(self.tensors)} tensors ({size:,} weights) anew{where}."
+        return f"reinit re-initializes {len(self.tensors)} tensors ({size:,} weights){where}."
 
 
 @dataclass(frozen=True)
 class Reinit(WeightMethod):
-    """Draws the top ``layers`` transformer layers, and the pooler, from the model's own initialisation.
+    """Draws the top ``layers`` transformer layers, and the pooler, from the model's own initialization.
 
     Linear weights from a normal distribution with the ``initializer_range`` of the configuration, biases 0, LayerNorm
     1 and 0, or whatever else the model's ``_init_weights`` does. The values depend on the seed and each module's name
@@ -66,24 +66,26 @@ class Reinit(WeightMethod):
     Example:
         >>> model = nn.Sequential(nn.Embedding(3, 2), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
         >>> print(Reinit().transform(model, seed=0))
-        reinit draws 2 tensors (6 weights) anew: 1.1.
+        reinit re-initializes 2 tensors (6 weights): 1.1.
         >>> sorted(Reinit().renewed(model))
         ['1.1.bias', '1.1.weight']
     """
 
     name: ClassVar[str] = "reinit"
-    summary: ClassVar[str] = "draws the top layers anew before training"
+    summary: ClassVar[str] = "re-initializes the top layers before training"
     paper: ClassVar[str] = "Revisiting Few-sample BERT Fine-tuning, Zhang et al., ICLR 2021, section 5"
     off_settings: ClassVar[Mapping[str, Any]] = {"layers": 0, "pooler": False}
     not_applicable: ClassVar[Mapping[str, str]] = {
         "lora": "under PEFT the layers are frozen and their new values would be saved nowhere, so it is refused"
     }
 
-    layers: int = hyperparameter(1, "transformer layers to draw anew, from the top", low=0, high=1000, integer=True)
-    pooler: bool = hyperparameter(True, "draw the pooler anew, where there is one", choices=(True, False))
+    layers: int = hyperparameter(
+        1, "transformer layers to re-initialize, from the top", low=0, high=1000, integer=True
+    )
+    pooler: bool = hyperparameter(True, "re-initialize the pooler, if there is one", choices=(True, False))
 
     def renewed(self, model: nn.Module) -> frozenset[str]:
-        """Names of the parameters that are drawn anew.
+        """Names of the re-initialized parameters.
 
         Raises:
             HostError: the model has fewer layers, or they are frozen.
@@ -92,7 +94,7 @@ class Reinit(WeightMethod):
         return frozenset(name for name, _ in model.named_parameters() if name.startswith(chosen))
 
     def transform(self, model: nn.Module, seed: int) -> ReinitReport:
-        """Draw the weights anew, in place.
+        """Re-initialize the weights in place.
 
         Args:
             model: a model of Transformers, or any module with a list of layers.
@@ -102,7 +104,7 @@ class Reinit(WeightMethod):
             What was drawn.
 
         Raises:
-            HostError: the model has fewer layers, they are frozen, or it does not say how to initialise them.
+            HostError: the model has fewer layers, they are frozen, or it does not say how to initialize them.
         """
         if self.layers > 0 and self.layers == max(len(module) for _, module in layer_lists(model)):
             logger.warning(
@@ -118,13 +120,13 @@ class Reinit(WeightMethod):
         """One line: what the method touches."""
         layers = {0: [], 1: ["the top layer"]}.get(self.layers, [f"the {self.layers} top layers"])
         parts = layers + (["the pooler"] if self.pooler else [])
-        return f"draws {' and '.join(parts) or 'nothing'} anew, once, before training"
+        return f"re-initializes {' and '.join(parts) or 'nothing'}, once, before training"
 
     @torch.no_grad()
     def _draw(self, model: nn.Module, seed: int, *, apply: bool) -> ReinitReport:
         modules, tensors = self._modules(model), []
         for name, module in modules.items():
-            drawn = _initialised(model, name, module, seed)
+            drawn = _initialized(model, name, module, seed)
             for inner, p in module.named_parameters():
                 new = drawn[inner].to(p.dtype)
                 tensors.append(RenewedTensor(f"{name}.{inner}", p.numel(), _rms(p), _rms(new)))
@@ -133,7 +135,7 @@ class Reinit(WeightMethod):
         return ReinitReport(tuple(modules), tuple(tensors))
 
     def _modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        """The modules to draw anew, by name."""
+        """The modules to re-initialize, by name."""
         lists = layer_lists(model)
         count = max(len(module) for _, module in lists)
         if self.layers > count:
@@ -145,7 +147,7 @@ class Reinit(WeightMethod):
             found |= {name: model.get_submodule(name) for name in inside}
         if any(not p.requires_grad for module in found.values() for p in module.parameters()):
             raise HostError(
-                "reinit would leave random weights that never train: the layers to draw anew are frozen. "
+                "reinit would leave random weights that never train: the layers to re-initialize are frozen. "
                 "Train them, or under PEFT leave reinit out."
             )
         return found
@@ -154,10 +156,10 @@ class Reinit(WeightMethod):
         return range(max(length - self.layers, 0), length)
 
 
-def _initialised(model: nn.Module, name: str, module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """New values of a module's parameters, from the initialisation that the model has for it."""
+def _initialized(model: nn.Module, name: str, module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """New values of a module's parameters, from the initialization that the model has for it."""
     fresh_copy = copy.deepcopy(module).cpu()
-    owner = _nearest_initialiser(model, name)
+    owner = _nearest_initializer(model, name)
     for p in fresh_copy.parameters():
         p.data = torch.full_like(p, torch.nan, dtype=torch.promote_types(p.dtype, torch.float32))
         if hasattr(p, "_is_hf_initialized"):  # Transformers leaves alone what it has loaded
@@ -172,11 +174,11 @@ def _initialised(model: nn.Module, name: str, module: nn.Module, seed: int) -> d
     values = {inner: p.detach() for inner, p in fresh_copy.named_parameters()}
     missing = [f"{name}.{inner}" for inner, p in values.items() if bool(torch.isnan(p).any())]
     if missing:
-        raise HostError(f"reinit cannot draw {missing[0]}: {type(model).__name__} does not say how to initialise it.")
+        raise HostError(f"reinit cannot draw {missing[0]}: {type(model).__name__} does not say how to initialize it.")
     return values
 
 
-def _nearest_initialiser(model: nn.Module, name: str) -> Any:
+def _nearest_initializer(model: nn.Module, name: str) -> Any:
     """The ``_init_weights`` of the innermost model that holds a module, ``None`` where there is none."""
     parts = name.split(".")
     for length in range(len(parts) - 1, -1, -1):

@@ -114,10 +114,10 @@ class Smoothness(LossMethod):
     )
 
     one_in: int = hyperparameter(
-        1, "regularizes one example in so many, drawn at random, for so many", low=1, high=1000, integer=True
+        1, "apply the term to 1 in N examples, drawn at random, weighted by N", low=1, high=1000, integer=True
     )
     every: int = hyperparameter(
-        1, "regularizes in one update of so many, drawn at random, for so many", low=1, high=1000, integer=True
+        1, "apply the term in 1 of N updates, drawn at random, weighted by N", low=1, high=1000, integer=True
     )
 
     def __post_init__(self) -> None:

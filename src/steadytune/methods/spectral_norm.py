@@ -1,4 +1,4 @@
-"""Spectral normalisation of the head, the second half of R4F (Miyato et al., ICLR 2018; Aghajanyan et al., 2021)."""
+"""Spectral normalization of the head, the second half of R4F (Miyato et al., ICLR 2018; Aghajanyan et al., 2021)."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ class SpectralNorm(ModelMethod):
     finishes: ClassVar[int] = 2
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"power_iterations": 3},)
     not_applicable: ClassVar[Mapping[str, str]] = {
-        "zero_is_plain": "it has no strength: the head is normalised or it is not"
+        "zero_is_plain": "it has no strength: the head is normalized or it is not"
     }
 
     power_iterations: int = hyperparameter(1, "power iterations in each training pass", low=1, high=1000, integer=True)
 
     def check_model(self, training: Training) -> None:
-        """Refuse a model without a head that could be normalised.
+        """Refuse a model without a head that could be normalized.
 
         Raises:
             HostError: there is none, or its weight is zero.
         """
         head = _head(training)
         if not bool(whole(head.weight).any()):
-            raise HostError("spectral_norm cannot normalise a head whose weight is all zero: initialise it first.")
+            raise HostError("spectral_norm cannot normalize a head whose weight is all zero: initialize it first.")
 
     def attach(self, training: Training) -> Attachment:
-        """Let the head normalise its weight."""
+        """Let the head normalize its weight."""
         return _Normalising(training, self.power_iterations)
 
     def effect(self) -> str:
@@ -63,7 +63,7 @@ class SpectralNorm(ModelMethod):
         return "divides the weight of the head's last linear module by its largest singular value"
 
 
-class NormalisedLinear(nn.Linear):
+class NormalizedLinear(nn.Linear):
     """An ``nn.Linear`` with its weight over its largest singular value; made by a change of a module's class.
 
     Attributes:
@@ -74,10 +74,10 @@ class NormalisedLinear(nn.Linear):
     power_iterations: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """The linear map with the normalised weight ``(out, in)``."""
+        """The linear map with the normalized weight ``(out, in)``."""
         if self.training and torch.is_grad_enabled():  # a teacher's pass has other weights, and no gradient
             self.iterate()
-        return functional.linear(input, normalised(self.weight, self.singular), self.bias)
+        return functional.linear(input, normalized(self.weight, self.singular), self.bias)
 
     @torch.no_grad()
     def iterate(self) -> None:
@@ -90,10 +90,10 @@ class NormalisedLinear(nn.Linear):
                 self.singular |= {"u": functional.normalize(weight @ v, dim=0), "v": v}
 
 
-def normalised(weight: Tensor, singular: Mapping[str, Tensor]) -> Tensor:
+def normalized(weight: Tensor, singular: Mapping[str, Tensor]) -> Tensor:
     """``W / (u^T W v)`` in the type of W, computed in at least float32; ``u`` and ``v`` are constants.
 
-    >>> normalised(torch.tensor([[3.0, 0.0]]), {"u": torch.tensor([1.0]), "v": torch.tensor([1.0, 0.0])})
+    >>> normalized(torch.tensor([[3.0, 0.0]]), {"u": torch.tensor([1.0]), "v": torch.tensor([1.0, 0.0])})
     tensor([[1., 0.]])
     """
     u, v = singular["u"].to(weight.device), singular["v"].to(weight.device)
@@ -103,7 +103,7 @@ def normalised(weight: Tensor, singular: Mapping[str, Tensor]) -> Tensor:
 
 
 def _head(training: Training) -> nn.Linear:
-    new = training.trainable - pretrained_parameters(training.model)  # what reinit draws anew is no head
+    new = training.trainable - pretrained_parameters(training.model)  # re-initialized layers are not the head
     under_peft = hasattr(training.model, "peft_config")  # adapters are linear and new as well, but no head
     found = [
         module
@@ -134,14 +134,14 @@ class _Normalising(Attachment):
             u, _, v = torch.linalg.svd(_exact(whole(self.head.weight)), full_matrices=False)
             self.singular |= {"u": u[:, 0].contiguous(), "v": v[0].contiguous()}
         training.cleanup.append(self.detach)
-        self.head.__class__ = NormalisedLinear
+        self.head.__class__ = NormalizedLinear
         vars(self.head).update(singular=self.singular, power_iterations=power_iterations)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Fold the normalisation into the weight."""
+        """Fold the normalization into the weight."""
         assert self.head is not None  # it follows a training until it is detached
-        final = normalised(whole(self.head.weight), self.singular)
+        final = normalized(whole(self.head.weight), self.singular)
         self.head.weight.copy_(laid_like(final, self.head.weight))
 
     def detach(self) -> None:

@@ -17,12 +17,12 @@ Noise = Literal["uniform", "gaussian"]
 
 #: Entries that are worked on together: small enough for the cache of a processor.
 PART = 1 << 16
-#: torch draws normal numbers in groups of so many, and fewer at the end would be other ones.
+#: Size of the groups in which torch draws normal numbers; a shorter last group would get different numbers.
 GROUP = 16
 
 
 def parts(size: int, at_once: int = PART) -> Iterator[slice]:
-    """Cut a flat tensor of so many entries into pieces; all but the last have ``at_once``.
+    """Split a flat tensor of ``size`` entries into pieces of ``at_once`` entries; the last may be shorter.
 
     >>> [(part.start, part.stop) for part in parts(70, 32)]
     [(0, 32), (32, 70)]

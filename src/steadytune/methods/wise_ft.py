@@ -15,7 +15,7 @@ from steadytune.core.authoring import Attachment, Cost, ModelMethod, Training, h
 class WiseFT(ModelMethod):
     """Training is unchanged; when it ends, ``w <- (1 - alpha) * w0 + alpha * w`` for every pretrained weight.
 
-    ``w0`` is the pretrained value. The new head and layers that were drawn anew have none and keep their weights.
+    ``w0`` is the pretrained value. The new head and re-initialized layers have none and keep their weights.
 
     Example:
         >>> from steadytune.core.stack.stack import Stack

@@ -10,7 +10,7 @@ from steadytune.tasks.digest import LENGTH
 
 
 def model_digest(name: str) -> str:
-    """Of a model's configuration, weights and tokenizer; a model of the Hub is fetched for it.
+    """Digest of a model's configuration, weights and tokenizer; a Hub model is downloaded for it.
 
     Raises:
         ModelNotFoundError: it is nowhere.

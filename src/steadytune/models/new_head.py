@@ -50,7 +50,7 @@ def is_of_the_head(model: PreTrainedModel, key: str) -> bool:
 
 
 def draw_head(model: PreTrainedModel) -> None:
-    """Draw all outside the body as the model itself initialises it, in place; from torch's global generator."""
+    """Draw all outside the body as the model itself initializes it, in place; from torch's global generator."""
     import torch
 
     body = {id(module) for module in model.base_model.modules()}

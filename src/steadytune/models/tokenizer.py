@@ -34,7 +34,7 @@ def glues_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     words = ["the", "film", "is", "good"]
     try:
         listed = tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
-    except (AssertionError, ValueError):  # some classes refuse lists until they are told that words begin words
+    except (AssertionError, ValueError):  # some classes refuse lists unless add_prefix_space is set
         return True
     texts = [" ".join(words), " " + " ".join(words)]
     return listed not in [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

@@ -11,7 +11,7 @@ from steadytune.support.text_files import lines_of, undecoded
 from steadytune.tasks.files.formats.format import Source
 from steadytune.tasks.files.formats.parquet import Parquet, batches
 
-#: A chunk ends after so many rows, or once its texts have so many characters.
+#: Most rows and most characters of a chunk.
 ROWS, CHARACTERS = 2048, 1 << 23
 
 Row = dict[str, Any]

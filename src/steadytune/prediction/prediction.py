@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 #: A class, a number, several labels or tags, an answer or a text; ``None`` where nothing can be predicted.
 Label = str | float | tuple[str, ...] | None
-#: Of the whole prediction, or of each tag.
+#: Probability of the whole prediction, or of each tag.
 Probability = float | tuple[float | None, ...] | None
 
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 #: Takes the predictions of the rows of a chunk.
 Take = Callable[[Chunk, list[Prediction]], None]
-#: Is told how many rows are done.
+#: Receives the number of rows done.
 Progress = Callable[[int], None]
-#: So many rows without a prediction are named.
+#: Most rows without a prediction that are listed.
 _NAMED = 10
 
 

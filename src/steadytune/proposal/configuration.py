@@ -12,7 +12,7 @@ from steadytune.proposal.first_look import Look, Repeats
 from steadytune.support.text import counted, plain_text
 from steadytune.training.recipe import Recipe, RowFacts, learning_rates, recipe
 
-#: From so many rows on the methods for little data have little to give.
+#: Rows from which methods for little data rarely help.
 MANY = 20_000
 #: What is compared, with how many seeds.
 COMPARED, SEEDS = ("none", "noisytune", "smart"), 7
@@ -77,7 +77,7 @@ def configuration(look: Look, given: Mapping[str, Any], verb: str, name: str) ->
     lines += _section("Methods", _methods(look, verb))
     lines += _section("Training (names of TrainingArguments)", _training(look, verb))
     output = f"runs/{_safe(look.data.task.name)}" + ("" if verb == "compare" else "-first")
-    lines += _section("Output", {"output_dir": (output, "stopped, the same command goes on with what is missing")})
+    lines += _section("Output", {"output_dir": (output, "if interrupted, run the same command again to resume")})
     return "\n".join(lines) + "\n"
 
 
@@ -99,7 +99,7 @@ def seen(look: Look) -> Iterator[str]:
 
 
 def _repeated(repeats: Repeats) -> Iterator[str]:
-    """Sentences on rows that occur more than once, those to mend first."""
+    """Sentences on rows that occur more than once, those to fix first."""
     of = "rows of the training file" if repeats.in_file else "training rows"
     if repeats.contradictory:
         count = sum(map(len, repeats.contradictory))

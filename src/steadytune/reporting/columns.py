@@ -20,8 +20,8 @@ class Column:
 
     Attributes:
         name: its heading.
-        group: heading over this and its neighbours of the same group.
-        text: what stands in a row.
+        group: heading over this and its neighbors of the same group.
+        text: content of the column in a row.
         room: where it is shown.
         wanted: whether a table has it; every table by default.
         mood: of a row's cell, ``"up"``, ``"down"`` or ``""``, for its color.

@@ -13,7 +13,7 @@ from steadytune.reporting.views import CellView, MethodView
 METHODS = 8
 #: Seeds that a plot shows one by one.
 SEEDS = 20
-#: Of more runs than this, only so many tasks and training sizes have plots of their own.
+#: In a report of more runs than the first number, at most the second number of tasks and sizes have plots.
 EXTENTS = ((5000, 1), (1000, 2))
 
 Value = TypeVar("Value")
@@ -38,13 +38,13 @@ def most_telling(methods: Sequence[MethodView], most: int = METHODS) -> tuple[Me
 
 
 def cells_with_plots(cells: Sequence[CellView]) -> int:
-    """Of how many tasks and training sizes plots are drawn: all, unless the comparison is large."""
+    """Return how many tasks and training sizes have plots: all, unless the comparison is large."""
     runs = sum(len(view.cell.runs) for view in cells)
     return min(len(cells), next((count for large, count in EXTENTS if runs > large), len(cells)))
 
 
 def some(by_seed: Mapping[int, Value], most: int = SEEDS) -> dict[int, Value]:
-    """Of more seeds than ``most`` only so many, spread evenly over them.
+    """Return at most ``most`` seeds, evenly spread.
 
     >>> some({1: "a", 2: "b", 3: "c", 4: "d"}, 2)
     {1: 'a', 3: 'c'}

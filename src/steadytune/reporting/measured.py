@@ -18,12 +18,12 @@ from steadytune.support.text import plain_text
 FILE, FORMAT = "evaluation.json", 1
 #: Width of a bin of the reliability diagram is the 15th part of 1.
 BINS = 15
-#: Of all seeds together; the share of fewer rows says little.
+#: Fewest rows of a bin, all seeds together; the accuracy of fewer says little.
 LEAST_ROWS = 10
 NOISES = {
     "typos": "typing errors",
     "casing": "flipped case",
-    "keyboard": "neighbouring keys",
+    "keyboard": "neighboring keys",
     "ocr": "misread characters",
     "word_drop": "dropped words",
 }
@@ -87,7 +87,7 @@ def calibration_curves(view: CellView) -> list[CurveView]:
             even = Line("as it should be", 0, ((0.0, 0.0), (1.0, 1.0)), dashed=True)
             title = f"Calibration on {plain_text(split)}"
             caption = (
-                "All seeds' predictions together, by how sure the model was. Below the dashed line it is surer than "
+                "All seeds' predictions together, by how sure the model was. Below the dashed line the model is more confident than "
                 f"it may be. Bins of fewer than {LEAST_ROWS} rows are left out."
             )
             lowest = min(min(point) for line in lines for point in line.points)

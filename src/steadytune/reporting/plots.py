@@ -165,13 +165,13 @@ def cost_against_gain(methods: Sequence[MethodView], metric: str, width: int) ->
         text = tip(f"{method.label}: {ratio:.2f} × the time of a step, gain {signed(gain.mean)}")
         panel.plot(ratio, gain.mean, "D", color=color, markersize=9, markeredgecolor=SURFACE, gid=text)
         labels.append((ratio, gain.mean, shortened(method.label, 22 if width == WIDE else 16), color))
-    _labelled(panel, labels)
+    _labeled(panel, labels)
     _above(panel, f"gain in {shortened(metric, _letters(width, 80))}", -52)
     _below(panel, "time of a training step, plain = 1×")
     return figure
 
 
-def _labelled(panel: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
+def _labeled(panel: Axes, labels: Sequence[tuple[float, float, str, str]]) -> None:
     """Texts to the right of their points, moved up or down where two would cover each other."""
     low, high = panel.get_ylim()
     per_pixel = (high - low) / height(panel)

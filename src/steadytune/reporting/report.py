@@ -134,7 +134,7 @@ class Report:
         try:
             text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
             text.encode()
-        except (ValueError, TypeError):  # mending all values takes longer than writing them
+        except (ValueError, TypeError):  # repairing all values takes longer than writing them
             text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
         return text + "\n"
 

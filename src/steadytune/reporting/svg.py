@@ -1,4 +1,4 @@
-"""Figures of matplotlib as SVG that stands inside a page: its colours follow the page, and nothing is fetched."""
+"""Figures of matplotlib as SVG inside a page: its colors follow the page, and nothing is fetched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDE, NARROW = 560, 344
-#: Drawn with these colours, which nobody else uses; the page says what they are, in light and in dark.
+#: Drawn with these colors, which nobody else uses; the page says what they are, in light and in dark.
 INK, MUTED, GRID, SURFACE, GOOD, BAD = "#000101", "#000102", "#000103", "#000104", "#000105", "#000106"
 SERIES = tuple(f"#0002{slot:02x}" for slot in range(9))
 TOKENS = {
@@ -47,7 +47,7 @@ Draw = Callable[[int], Figure]
 
 
 def series(slot: int) -> str:
-    """The colour of a candidate: 0 is plain training, the others repeat after eight."""
+    """The color of a candidate: 0 is plain training, the others repeat after eight."""
     return SERIES[0] if slot == 0 else SERIES[1 + (slot - 1) % (len(SERIES) - 1)]
 
 
@@ -73,7 +73,7 @@ def axes(figure: Figure, left: float, top: float, width: float, height: float) -
 
 
 def height(panel: Axes) -> float:
-    """Of the axes, in pixels."""
+    """Size of the axes, in pixels."""
     figure = panel.get_figure(root=True)
     assert figure is not None
     return 72 * figure.get_size_inches()[1] * panel.get_position().height
@@ -118,7 +118,7 @@ def _is(element: ElementTree.Element, tag: str) -> bool:
 
 
 def _markup(element: ElementTree.Element, name: str) -> str:
-    """An element of matplotlib's as markup for a page, with its own ids and the page's colours."""
+    """An element of matplotlib's as markup for a page, with its own ids and the page's colors."""
     if _is(element, "style"):
         return ""
     children = "".join(_markup(child, name) for child in element)

@@ -45,7 +45,7 @@ class MethodView:
 
     Attributes:
         label: its name for readers.
-        slot: its colour, the same in the whole report; 0 for plain training.
+        slot: its color, the same in the whole report; 0 for plain training.
         scores: by seed.
         statistics: its row.
     """
@@ -57,7 +57,7 @@ class MethodView:
 
     @property
     def summary(self) -> Summary:
-        """Of the scores."""
+        """Standard deviation of the scores."""
         return self.statistics.summary
 
     @property

@@ -34,9 +34,9 @@ from steadytune.support.text import safe_name
 
 COMPARISON, RUNNING = "Comparison", "How it is run"
 
-#: Of settings that say which runs there are, not what a run is.
+#: Settings that say which runs there are, not what a run is.
 _EXTENT = Facts(extent=True)
-#: Of settings that say where and how runs are made and kept.
+#: Settings that say where and how runs are made and kept.
 _CARRIED_OUT = Facts(determines=False)
 
 

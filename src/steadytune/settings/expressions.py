@@ -14,7 +14,7 @@ _WRITTEN = re.compile(r"\s*(?P<name>[^()\s]+)\s*(?:\((?P<settings>[^()]*)\)\s*)?
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
-    """Cut a text at a separator that stands in no brackets; what is empty is left out.
+    """Split a text at a separator outside brackets, leaving out empty parts.
 
     >>> split_outside_brackets("none, smoothness(radius=0.01, masks=same),smart", ",")
     ['none', 'smoothness(radius=0.01, masks=same)', 'smart']

@@ -150,7 +150,7 @@ def determining(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, An
     """Those of a run's values that make it the run that it is: two runs are the same if they agree in all of these.
 
     What says where a run is kept, how often it reports or how it is carried out does not count. Names that the
-    settings do not have stay, so that a folder of another kind of run is told apart.
+    settings do not have stay, so that a folder of another kind of run is recognized.
 
     Args:
         kind: the settings that the values are of.

@@ -466,7 +466,7 @@ class RunSettings(
 
 
 def flattened(value: Any) -> Any:
-    """``{smart: {weight: 3}}`` as ``{smart.weight: 3}``; what is no mapping stays.
+    """``{smart: {weight: 3}}`` as ``{smart.weight: 3}``; other values stay as they are.
 
     >>> flattened({"smart": {"weight": 3}, "r_drop.weight": 1})
     {'smart.weight': 3, 'r_drop.weight': 1}

@@ -1,4 +1,4 @@
-"""Which settings belong to which verb, so that a file written for one verb and given to another is told so."""
+"""Which settings belong to which verb, to reject a file that was written for another verb."""
 
 from __future__ import annotations
 

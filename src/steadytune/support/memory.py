@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows has none
     resource = None
 
-#: Of the free memory, what reading one file may take.
+#: Share of the free memory that reading one file may take.
 _SHARE = 0.9
 
 

@@ -85,7 +85,7 @@ def _count(node: Node, known: dict[int, int], inside: Sequence[Node]) -> int:
         parts = children if isinstance(node, SequenceNode) else [part for pair in children for part in pair]
         known[id(node)] = 1 + sum(_count(part, known, (*inside, node)) for part in parts)
         if known[id(node)] > MOST_VALUES:
-            raise _error(f"it stands for more than {MOST_VALUES:,} values", node.start_mark)
+            raise _error(f"it expands to more than {MOST_VALUES:,} values", node.start_mark)
     return known[id(node)]
 
 
@@ -103,7 +103,7 @@ def read_yaml(text: str, place: str) -> Any:
     """Read settings: null, booleans, numbers, strings, lists and mappings.
 
     Args:
-        text: what stands in the file.
+        text: content of the file.
         place: how a message begins, such as ``"--config run.yaml"``.
 
     Raises:

@@ -54,7 +54,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: tuple[float, float | None] | None) -> str:
-    """A mean in per cent and its standard deviation, if there is one.
+    """A mean in percent and its standard deviation, if there is one.
 
     Example:
         >>> percent((71.25, 1.04)), percent((88.0, None)), percent(None)
@@ -187,7 +187,7 @@ def printable(text: str) -> str:
 
 
 def brief(error: object, letters: int = 300) -> str:
-    """What an error of a library says, without secrets, on one line of so many letters.
+    """Return an error's message without secrets, on one line of at most ``most`` letters.
 
     >>> brief(ValueError("no\\n  good"))
     'no good'

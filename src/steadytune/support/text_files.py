@@ -38,7 +38,7 @@ _LATIN = {"cp1252", "cp1250", "cp1254"}
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 _CHUNK = 1 << 16
 _HEAD = 4096
-#: Bytes of lines with foreign letters from which the encoding is told.
+#: Bytes of lines with foreign letters from which the encoding is detected.
 _SAMPLE = 1 << 16
 
 
@@ -158,7 +158,7 @@ def _codec(asked: str) -> str:
     """Return Python's name of an encoding."""
     try:
         found: Any = codecs.lookup(asked.strip())
-        "".encode(asked.strip())  # refuses what is no encoding of text, such as zip
+        "".encode(asked.strip())  # raises for codecs that are not text encodings, such as zip
     except (LookupError, ValueError, TypeError):
         raise SettingsError(
             f"--encoding {excerpt(asked)}: unknown; give one such as utf-8, utf-16 or cp1252."

@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 1000
 
 
 def data_digest(data: TaskData) -> str:
-    """Of all rows of all splits.
+    """Digest of all rows of all splits.
 
     Example:
         >>> from datasets import Dataset

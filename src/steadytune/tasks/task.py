@@ -12,7 +12,7 @@ from steadytune.heads.registry import head_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-#: The name of a head; `heads.registry.head_of` has what it stands for.
+#: The name of a head; `heads.registry.head_of` returns its object.
 Head = str
 
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and the callbacks that carry it out of the Trainer."""
+"""Callbacks that report a run's progress from inside the Trainer."""
 
 from __future__ import annotations
 

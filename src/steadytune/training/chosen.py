@@ -14,7 +14,7 @@ from steadytune.tasks.task import TaskData
 from steadytune.training.facts import facts_of_model, lengths_in
 from steadytune.training.recipe import Recipe, RowFacts, recipe
 
-#: Layouts whose rows are cut at the length; words and contexts go on in another window.
+#: Layouts whose rows are truncated; words and contexts are split into windows instead.
 CUT = ("texts", "prompts")
 
 Settings = TypeVar("Settings", TrainSettings, MultiTaskSettings, CompareSettings)

@@ -8,7 +8,7 @@ from typing import Any
 
 #: What a run can be found to predict for every row, besides ``"class 0"`` and ``"class 1"`` of two.
 ONE_CLASS, ONE_VALUE, NOTHING_RIGHT = "one class", "one value", "nothing right"
-#: A loss so many times that of the beginning has exploded.
+#: A loss has exploded if it is this many times the first one.
 EXPLODED = 1.5
 
 

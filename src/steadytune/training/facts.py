@@ -17,7 +17,7 @@ from steadytune.training.recipe import ModelFacts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-#: So many rows tell the lengths of all.
+#: Rows from which the lengths are estimated.
 MEASURED = 5_000
 #: Tokens of a word where the model's tokenizer cannot be asked.
 TOKENS_PER_WORD = 1.4

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOLDER = "predictions"
 #: Above, a file would be larger than many a model.
 MOST_VALUES = 20_000_000
-#: Of one array in the largest such file, labels in 64 bits included.
+#: Largest array in such a file, in bytes, labels in 64 bits included.
 MOST_BYTES = 8 * MOST_VALUES + 1024
 
 
@@ -37,7 +37,7 @@ _DAMAGES += (BadZipFile, zlib.error)
 
 
 class Predictions(NamedTuple):
-    """Of one split: ``(rows, outputs)`` in float32, what is true, and the head of the task."""
+    """Predictions of one split: ``(rows, outputs)`` in float32, the true labels, and the task's head."""
 
     logits: np.ndarray
     labels: np.ndarray

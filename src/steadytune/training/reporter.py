@@ -18,7 +18,7 @@ class Reporter(Protocol):
         ...
 
     def step(self, done: int, loss: float | None) -> None:
-        """So many updates are done; the loss if it was just measured."""
+        """Report the number of updates done, and the loss if it was just measured."""
         ...
 
     def epoch(self, number: float, metrics: Mapping[str, float]) -> None:

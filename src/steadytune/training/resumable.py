@@ -1,4 +1,4 @@
-"""Training that ends, is stopped, or goes on from its last checkpoint: what runs of every kind share."""
+"""Training that finishes, stops, or resumes from its last checkpoint: shared by all kinds of runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Resumable:
     Attributes:
         trainer: trains; its model and methods are as at the beginning of a run.
         folder: holds the checkpoints and the log.
-        reporter: is told what happens.
+        reporter: receives the progress.
         report: carries progress out of the trainer while it trains.
         meter: measures the updates.
         interrupt: ends the training early.
@@ -55,7 +55,7 @@ class Resumable:
                 self._take_weights(str(checkpoint), state)
                 self.meter.earlier_seconds = self.folder.logged_seconds()
                 return state
-            # The Trainer goes on with the next update, though it was stopped before the evaluation after this one.
+            # The Trainer resumes at the next update, though it stopped before the evaluation that follows this one.
             self.trainer.args.eval_on_start = self._lacks_evaluation(state)
         self.trainer.add_callback(self.report)
         set_seed(self.seed)

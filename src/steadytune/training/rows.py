@@ -1,4 +1,4 @@
-"""The rows of a run: a named task or the user's files. No torch here, so that mistakes in files are told at once."""
+"""The rows of a run: a named task or the user's files. No torch here, so mistakes in files are reported at once."""
 
 from __future__ import annotations
 

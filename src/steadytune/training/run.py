@@ -39,11 +39,11 @@ class Extent:
 
     Attributes:
         before: evaluate before training too.
-        test: evaluate the test splits; without, only the validation split is looked at. A run that is finished but
-            for them goes on with their evaluation.
+        test: evaluate the test splits; without, only the validation split. If only the test splits are
+            missing from a finished run, only they are evaluated.
         keep_model: save the fine-tuned model.
         each_epoch: also look at the validation split after each epoch of training.
-        checkpoint_seconds: no checkpoint within so many seconds of the one before, unless ``save_steps`` is set.
+        checkpoint_seconds: fewest seconds between two checkpoints, unless ``save_steps`` is set.
         keep_predictions: keep what is predicted for each row, see `predictions`.
     """
 
@@ -103,7 +103,7 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     run = _Run(making, settings, data, extent, model=str(folder.model) if only_test else settings.model)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         metrics = folder.read_metrics()
-        if extent.is_reached(metrics):  # by another process, by now
+        if extent.is_reached(metrics):  # another process has done it
             return RunResult(folder.path, metrics, was_finished=True)
         metrics = run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
         return RunResult(folder.path, metrics, was_finished=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-#: Rows are sorted by length within so many updates, and at least 4 such groups are made of them.
+#: Updates whose rows are sorted by length together; the rows make at least 4 such groups.
 MOST_UPDATES_SORTED = 50
 
 

@@ -56,7 +56,7 @@ class Making:
         methods: built and checked.
         arguments: of the Trainer.
         folder: of the run.
-        reporter: is told what happens.
+        reporter: receives the progress.
         seed: of all that is random.
     """
 

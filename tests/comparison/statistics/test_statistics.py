@@ -312,9 +312,9 @@ def test_the_exact_interval_is_made_of_the_values_the_test_does_not_reject(pairs
     gains = [Fraction(after - before, 1000) for before, after in pairs]
     assume(len(set(gains)) > 1)
     width = Fraction(high - low)
-    for centre, inside in ((low, False), (high, False), ((low + high) / 2, True)):
+    for center, inside in ((low, False), (high, False), ((low + high) / 2, True)):
         for step in (Fraction(0),) if inside else (width / 1000,):
-            outward = Fraction(centre) + (step if centre == high else -step)
+            outward = Fraction(center) + (step if center == high else -step)
             assert (by_enumeration([gain - outward for gain in gains]) > Fraction(5, 100)) == inside
 
 

@@ -30,7 +30,7 @@ class MeansAllPositions(R3F):
         return super().term(at_all_positions(step))
 
 
-def only_labelled_positions_count(form: Method) -> None:
+def only_labeled_positions_count(form: Method) -> None:
     """No gradient reaches the logits of a position without a label, in any pass; more padding changes nothing."""
     found = []
     for extra in (0, 6):
@@ -53,7 +53,7 @@ def only_labelled_positions_count(form: Method) -> None:
 def test_r3f_leaves_out_positions_without_a_label(faulty: type[R3F]) -> None:
     """fairseq's rxf sums the divergence over all positions, padding included."""
     settings = {"radius": 0.1, "weight": 5.0}
-    shown(only_labelled_positions_count, R3F(**settings), faulty(**settings), "positions without a label count")
+    shown(only_labeled_positions_count, R3F(**settings), faulty(**settings), "positions without a label count")
 
 
 class SkipsRegression(R3F):

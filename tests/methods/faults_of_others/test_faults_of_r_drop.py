@@ -116,7 +116,7 @@ class CountsPadding(RDrop):
         return super().term(at_all_positions(step))
 
 
-class ComparesNeighbours(RDrop):
+class ComparesNeighbors(RDrop):
     """Takes the two passes of a doubled batch apart at the wrong place."""
 
     def term(self, step: Step) -> PerItem:
@@ -155,7 +155,7 @@ def r_drop_does_not_depend_on_the_order(form: RDrop) -> None:
         (r_drop_does_not_depend_on_accumulation, SumsOverTheBatch, "micro-batches give another gradient"),
         (r_drop_does_not_depend_on_padding, SumsOverTheBatch, "padding counts"),
         (r_drop_does_not_depend_on_padding, CountsPadding, "padding counts"),
-        (r_drop_does_not_depend_on_the_order, ComparesNeighbours, "the order of the examples counts"),
+        (r_drop_does_not_depend_on_the_order, ComparesNeighbors, "the order of the examples counts"),
     ],
 )
 def test_r_drop_does_not_depend_on_how_a_batch_is_cut(

@@ -577,7 +577,7 @@ def test_spectral_norm(lr: float, count: int) -> None:
     run = train([spectral_norm(power_iterations=300)], model, updates, lr, last=refresh)
     settings = settings_of(start, lr)
     trained = spectral_reference.spectral_norm(pretrained(), start, HEAD[0], updates, settings)
-    divided = trained[-1] | {HEAD[0]: spectral_reference.normalised(trained[-1][HEAD[0]])}
+    divided = trained[-1] | {HEAD[0]: spectral_reference.normalized(trained[-1][HEAD[0]])}
     assert_equal(run.finished, divided, start)
     assert float(torch.linalg.matrix_norm(run.finished[HEAD[0]], 2)) == pytest.approx(1.0, rel=1e-9)
     assert_differ(trained, adamw_reference.adamw(pretrained(), start, updates, settings), start, "bert.")
@@ -766,7 +766,7 @@ RANGE = 0.05
 
 
 def worn(**settings: Any) -> nn.Module:
-    """A model far from its initialisation."""
+    """A model far from its initialization."""
     model = pretrained(num_hidden_layers=3, initializer_range=RANGE, **settings)
     with torch.no_grad():
         for p in model.parameters():
@@ -774,7 +774,7 @@ def worn(**settings: Any) -> nn.Module:
     return model
 
 
-def reinitialised(seed: int = 5, **settings: Any) -> Weights:
+def reinitialized(seed: int = 5, **settings: Any) -> Weights:
     model = worn()
     stack = Stack([reinit(**settings)], seed=seed)
     stack.prepare(model, total_updates=5)
@@ -787,7 +787,7 @@ def reinitialised(seed: int = 5, **settings: Any) -> Weights:
     [({}, 1, True), ({"layers": 2, "pooler": False}, 2, False), ({"layers": 3}, 3, True)],
 )
 def test_reinit(chosen: dict[str, Any], layers: int, pooler: bool) -> None:
-    before, after = weights_of(worn()), reinitialised(**chosen)
+    before, after = weights_of(worn()), reinitialized(**chosen)
     new = reinit_reference.redrawn(before, 3, layers, pooler)
     assert set(tiny.differences(before, after)) == new
     drawn = {name: after[name] / RANGE for name in new if reinit_reference.is_drawn(name)}
@@ -804,9 +804,9 @@ def test_reinit(chosen: dict[str, Any], layers: int, pooler: bool) -> None:
 def test_reinit_is_a_function_of_the_seed() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = reinitialised(5)
+    first = reinitialized(5)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert tiny.differences(first, reinitialised(5)) == []
+    assert tiny.differences(first, reinitialized(5)) == []
     new = {name for name in first if reinit_reference.is_drawn(name)} & reinit_reference.redrawn(first, 3)
-    assert set(tiny.differences(first, reinitialised(6))) == new
+    assert set(tiny.differences(first, reinitialized(6))) == new

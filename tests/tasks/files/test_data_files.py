@@ -508,8 +508,8 @@ def test_all_rows_that_cannot_be_used_are_told_at_once(tmp_path):
         (["1", "0", "nan"], 3, "not a finite number"),
         (["0.5", "inf", "1"], 2, "not a finite number"),
         (["0.5", "1e999", "1"], 2, "not a finite number"),
-        (["0", "1", "-1"], 3, "unlabelled"),
-        (["-1", "-1", "-1"], 1, "unlabelled"),
+        (["0", "1", "-1"], 3, "unlabeled"),
+        (["-1", "-1", "-1"], 1, "unlabeled"),
     ],
 )
 def test_faulty_labels_in_csv(tmp_path, labels, row, problem):
@@ -523,7 +523,7 @@ def test_faulty_labels_in_csv(tmp_path, labels, row, problem):
         (pa.array([0, None, 1]), 2, "missing"),
         (pa.array([0.5, float("nan"), 1.0]), 2, "not a finite number"),
         (pa.array([0.5, float("-inf"), 1.0]), 2, "not a finite number"),
-        (pa.array([0, 1, -1], pa.int8()), 3, "unlabelled"),
+        (pa.array([0, 1, -1], pa.int8()), 3, "unlabeled"),
         (pa.array(["x", None, "y"]).dictionary_encode(), 2, "missing"),
         (pa.array([[0], [1], [0]]), 1, "list"),
         (pa.array([None, 0, 1]), 1, "missing"),
@@ -568,7 +568,7 @@ def test_one_label_is_nothing_to_learn(tmp_path, label, head):
         (["0", "1"], ["1", "0.5"], ("0.5 was never seen",)),
         (["0", "1"], ["1", "pos"], ("'pos' was never seen",)),
         (["x", "y"], ["x", "1"], ("'1' was never seen",)),
-        (["0", "1"], ["0", "-1"], ("unlabelled",)),
+        (["0", "1"], ["0", "-1"], ("unlabeled",)),
         (["0", "1"], ["0", ""], ("empty",)),
         (["0.5", "1"], ["0.5", "high"], ("'high' is not a number",)),
         (["0.5", "1"], ["0.5", "nan"], ("not a finite",)),
@@ -583,7 +583,7 @@ def test_labels_of_other_splits(tmp_path, split, train, other, parts):
 def test_a_test_file_of_hidden_scores_is_refused(tmp_path):
     path = csv_file(tmp_path / "t.csv", [("a", 0.5), ("b", 1)])
     hidden = csv_file(tmp_path / "x.csv", [("c", -1), ("d", -1)])
-    error_of(lambda: load_files(path, path, hidden), str(hidden), "data row 1", "unlabelled")
+    error_of(lambda: load_files(path, path, hidden), str(hidden), "data row 1", "unlabeled")
 
 
 def test_nothing_from_a_file_reaches_the_terminal_raw(tmp_path):

@@ -352,7 +352,7 @@ def test_faulty_spreadsheets(tmp_path, rows, part):
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def labelled(folder: Path, labels: list[Any]) -> Path:
+def labeled(folder: Path, labels: list[Any]) -> Path:
     return put(folder, "t.csv", table([(f"t{i}", label) for i, label in enumerate(labels)]))
 
 
@@ -379,7 +379,7 @@ def labelled(folder: Path, labels: list[Any]) -> Path:
     ],
 )
 def test_labels_that_are_easily_lost_are_kept_and_told(tmp_path, labels, found, note):
-    data = load(labelled(tmp_path, labels))
+    data = load(labeled(tmp_path, labels))
     assert named(data) == found
     assert any(note in line for line in data.notes), data.notes
 
@@ -398,7 +398,7 @@ def test_labels_that_are_easily_lost_are_kept_and_told(tmp_path, labels, found, 
 )
 def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, head, part):
     with pytest.raises(DataError, match=part):
-        load(labelled(tmp_path, labels), head=head)
+        load(labeled(tmp_path, labels), head=head)
 
 
 def test_a_label_of_another_split_that_looks_like_a_class(tmp_path):
@@ -428,26 +428,26 @@ def test_long_ids_in_json_and_parquet(tmp_path):
     ],
 )
 def test_lists_written_as_text_are_lists(tmp_path, cells):
-    data = load(labelled(tmp_path, cells), head="multi_label")
+    data = load(labeled(tmp_path, cells), head="multi_label")
     assert named(data) == [{"x", "y"}, set(), {"y"}]
 
 
 @pytest.mark.parametrize("cells", [["['x' 'y']", "[]"], ["['x', 'y'", "['y']"], ["['x']", "y"]])
 def test_lists_that_cannot_be_read_are_refused(tmp_path, cells):
     with pytest.raises(DataError, match="data row"):
-        load(labelled(tmp_path, cells), head="multi_label")
+        load(labeled(tmp_path, cells), head="multi_label")
 
 
 @pytest.mark.parametrize(
     "cells", [["[0, 1, 1]", "[1, 0, 0]"], ["0,1,1", "1,0,0"], ["[0 1 1]", "[1 0 0]"], ["0|1|1", "1|0|0"]]
 )
 def test_vectors_of_0_and_1_in_a_cell(tmp_path, cells):
-    data = load(labelled(tmp_path, cells), head="multi_label")
+    data = load(labeled(tmp_path, cells), head="multi_label")
     assert data.splits["train"]["label"][:] == [[0, 1, 1], [1, 0, 0]]
     assert any("vectors of 3" in note for note in data.notes)
     short = put(tmp_path, "v.csv", table([("a", cells[0]), ("b", cells[0][:4])]))
     with pytest.raises(DataError, match="data row 2"):
-        load_files(labelled(tmp_path, cells), short, head="multi_label")
+        load_files(labeled(tmp_path, cells), short, head="multi_label")
 
 
 def test_vectors_of_0_and_1_in_lists_and_in_columns(tmp_path):

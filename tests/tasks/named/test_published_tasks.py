@@ -237,7 +237,7 @@ def test_files_in_parts_as_the_hub_names_them(tmp_path):
     assert list(data.splits) == ["train", "validation"]
 
 
-# --- normalising -----------------------------------------------------------------------------------------------------
+# --- normalizing -----------------------------------------------------------------------------------------------------
 
 
 def one_split(tmp_path: Path, name: str, file: str, rows: pa.Table | list[dict], **features: object) -> TaskData:

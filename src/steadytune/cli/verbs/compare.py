@@ -35,7 +35,7 @@ class Options(FromFile):
 
 def run(settings: CompareSettings, options: Options) -> None:
     """Compare as asked and print the table of every task and size."""
-    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    # From the quickest check to the slowest, so that mistakes are reported before torch is imported.
     for place in places(settings):
         check_source(settings.run_settings(task=place.task, train_size=place.train_size))
     refuse_unknown_methods(settings.methods)

@@ -30,7 +30,7 @@ SETTINGS, Options = MultiTaskSettings, FromFile
 
 def run(settings: MultiTaskSettings, options: FromFile) -> None:
     """Train as asked and print the scores of every task before and after."""
-    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    # From the quickest check to the slowest, so that mistakes are reported before torch is imported.
     RunFolder(settings.folder).check(settings)
     find_model(settings.model)
     quiet_libraries()

@@ -187,7 +187,7 @@ def _print(*lines: str) -> None:
 
 @contextlib.contextmanager
 def _quiet_end() -> Iterator[None]:
-    """End without a word where whoever reads the output has read enough, as ``| head`` does."""
+    """End quietly when the reader of the output has closed it, as ``| head`` does."""
     try:
         yield
     except BrokenPipeError:

@@ -26,7 +26,7 @@ LARGE = 50_000_000
 
 def run(settings: TrainSettings, options: FromFile) -> None:
     """Train as asked and print the scores before and after."""
-    # From the quickest check to the slowest, so that a mistake is told before torch is imported.
+    # From the quickest check to the slowest, so that mistakes are reported before torch is imported.
     check_source(settings)
     refuse_unknown_methods(settings.methods)
     RunFolder(settings.folder).check(settings)

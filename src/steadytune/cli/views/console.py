@@ -29,7 +29,7 @@ SHOWN = (
 )
 #: Letters of a class's name in a heading.
 LONGEST_NAME = 20
-#: After so many seconds and updates a line says how long training will take where there is no bar, unless it is short.
+#: Seconds and updates after which a line estimates the training time where there is no bar, unless it is short.
 TOLD_AFTER, TOLD_UPDATES, SHORT = 10.0, 5, 30.0
 
 
@@ -122,7 +122,7 @@ class ConsoleReporter:
 
 
 def show_lines(console: Console, text: str) -> None:
-    """Show lines as they are; on a terminal what is too long goes on below, further to the right.
+    """Show lines as they are; on a terminal long lines wrap with a hanging indent.
 
     Args:
         console: where to.

@@ -16,7 +16,7 @@ from steadytune.prediction.session import Work
 from steadytune.support.text import duration, number, plain_text
 
 WIDTH = 80
-#: Of the column of predictions: at least, and at most for classes and for texts.
+#: Width of the column of predictions: smallest, largest for classes, largest for texts.
 _NARROW, _WIDE, _WIDE_TEXT = 9, 24, 34
 _PROBABILITY = len("probability")
 #: Seconds between two reports of the progress on a terminal, and in a log.
@@ -98,7 +98,7 @@ class ProgressLine:
         self._wrote = False
 
     def __call__(self, done: int) -> None:
-        """So many rows are done."""
+        """Report the number of rows done."""
         now = time.monotonic()
         if not self._first:  # the time before was that of loading the model
             self._first, self._began = done, now

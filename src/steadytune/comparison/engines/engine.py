@@ -10,14 +10,14 @@ from steadytune.comparison.records import RunRecord
 
 
 class RunListener(Protocol):
-    """Is told what runs do; `compare` shows it to a person."""
+    """Receives the progress of runs, which `compare` shows to the user."""
 
     def started(self, plan: RunPlan) -> None:
-        """A run begins, or goes on."""
+        """A run starts or resumes."""
         ...
 
     def step(self, plan: RunPlan, done: int, total: int, loss: float | None) -> None:
-        """So many updates of a run are done."""
+        """Report the number of updates done in a run."""
         ...
 
     def note(self, plan: RunPlan, text: str) -> None:
@@ -37,7 +37,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of workers; runs that go on are stopped and continue another time."""
+        """Release the workers; runs in progress stop and can be resumed."""
         ...
 
 

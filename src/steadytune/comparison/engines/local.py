@@ -1,4 +1,4 @@
-"""Runs in worker processes on this machine: one that crashes or is killed fails its run, and the others go on."""
+"""Runs in worker processes on this machine: one that crashes or is killed fails its run only."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class LocalEngine:
                 yield record
 
     def _hand_out(self, waiting: deque[RunPlan], watch: RunListener) -> Iterator[RunRecord]:
-        """Give plans to idle workers; what another process is at, or has made by now, is not begun here."""
+        """Give plans to idle workers; runs that another process is making or has made are skipped."""
         for _ in range(len(waiting)):
             idle = next((w for w in self._alive if w.plan is None), None)
             if idle is None and len(self._alive) >= self.workers:
@@ -189,7 +189,7 @@ class LocalEngine:
         return keep_failure(worker.plan, worker.how_it_ended())
 
     def close(self) -> None:
-        """Stop the workers; runs that go on save a checkpoint first. Ctrl-C during that ends them at once."""
+        """Stop the workers; runs in progress save a checkpoint first. Ctrl-C during that ends them at once."""
         try:
             busy = [w for w in self._alive if w.plan is not None]
             for worker in busy:

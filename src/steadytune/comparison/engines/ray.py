@@ -151,7 +151,7 @@ class RayEngine:
                 watch.warning(plan, content["kind"], content["text"])
 
     def _taken(self, wait: float = 0) -> list[tuple[str, str, Mapping[str, Any]]]:
-        """The news that have arrived, and which runs go on by them."""
+        """Return the events that have arrived and the runs still in progress."""
         ready, _ = self._ray.wait([self._news], timeout=wait)
         if not ready:
             return []
@@ -174,12 +174,12 @@ class RayEngine:
         watch.started(plan)
 
     def close(self) -> None:
-        """Stop what goes on; runs save a checkpoint first. Leave the cluster, and end it if it was started here."""
+        """Stop the runs in progress, which save a checkpoint first. Leave the cluster, and end it if it was started here."""
         try:
             self._taken(wait=LOOK_AGAIN)
             for ref in self._runs:
                 self._ray.cancel(ref, force=False)  # SIGINT in the run, which ends with a checkpoint
-            # Ray calls a cancelled task done at once; the board hears when it really is.
+            # Ray calls a canceled task done at once; the board hears when it really is.
             stopping = {plan.key for plan in self._runs.values()}
             end = time.monotonic() + GRACE
             while stopping & self._going_on and time.monotonic() < end:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Of this installation; both are without Python files, so that nothing in them is imported by accident.
+#: Folders of this installation without Python files, so that nothing in them is imported by accident.
 _HOME = Path(__file__).parents[3]
 _EMPTY = Path(__file__).parents[2] / "reporting" / "templates"
 #: `sys` is part of the interpreter: nothing else may be imported before the current folder is gone.

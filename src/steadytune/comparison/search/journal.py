@@ -37,14 +37,14 @@ def open_study(journal: Path, lock: FileLock, name: str, greater_is_better: bool
         raise SettingsError("--search needs Optuna: pip install 'steadytune[search]'.") from None
     open_file(journal, "ab").close()
     with lock, quiet():
-        mending: Any = _MendingLock(journal, lock)
-        mending.mend()
-        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=mending))
+        repairing: Any = _RepairingLock(journal, lock)
+        repairing.repair()
+        storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=repairing))
         direction = "maximize" if greater_is_better else "minimize"
         return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
 
 
-class _MendingLock:
+class _RepairingLock:
     """Optuna's lock for a journal: the system takes it from a killed process, and what that left half written goes."""
 
     def __init__(self, journal: Path, lock: FileLock) -> None:
@@ -53,14 +53,14 @@ class _MendingLock:
     def acquire(self) -> bool:
         """Wait for the lock."""
         self._lock.acquire()
-        self.mend()
+        self.repair()
         return True
 
     def release(self) -> None:
         """Give it back."""
         self._lock.release()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Leave whole lines."""
         _cut_half_line(self._journal)
 

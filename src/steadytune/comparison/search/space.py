@@ -193,7 +193,7 @@ def _changed_fields(before: Sequence[Method], after: Sequence[Method]) -> list[t
 
 
 def _around_default(name: str, setting: _Setting) -> Dimension | None:
-    """The range around a default; ``None`` for what is no positive number, and so has no size of its own."""
+    """The range around a default; ``None`` unless the default is a positive number."""
     default, limits = setting.default, setting.limits
     if limits["choices"] is not None or isinstance(default, bool) or not isinstance(default, int | float):
         return None

@@ -111,7 +111,7 @@ class CandidateStatistics:
         diverged: runs that diverged.
         errors: ``(seed, status, error)`` of these.
         against_plain: gains over plain training, from the pairs in which both have a score; ``None`` for plain itself.
-        holm_p: p-value after Holm's correction over the methods; ``None`` for what is no method.
+        holm_p: p-value after Holm's correction over the methods; ``None`` if the candidate is not a method.
         worst_case: the same, with each run that gave no score counted as the worst score seen, before or after
             training; equal to `against_plain` if all gave one.
         worst_case_holm_p: its p-value after Holm's correction.
@@ -141,7 +141,7 @@ class CandidateStatistics:
 
     @property
     def finding(self) -> Finding | None:
-        """What holds after all corrections, with and without the failed runs; ``None`` for what is no method."""
+        """What holds after all corrections, with and without the failed runs; ``None`` if the candidate is not a method."""
         if self.against_plain is None or self.worst_case is None or self.holm_p is None:
             return None
         if _holds(self.against_plain, self.holm_p, 1) and _holds(self.worst_case, self.worst_case_holm_p, 1):
@@ -194,7 +194,7 @@ class CellStatistics:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p that any scores of so many pairs could have given, after Holm over the methods."""
+        """The smallest p-value possible with this number of pairs, after Holm over the methods."""
         pairs = max((row.against_plain.n for row in self.methods if row.against_plain), default=0)
         return min(1.0, len(self.methods) * smallest_p(pairs))
 

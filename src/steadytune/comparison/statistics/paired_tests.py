@@ -46,7 +46,7 @@ class Summary:
 
 
 def summary(values: Iterable[float | None], *, greater_is_better: bool = True) -> Summary:
-    """Summarise scores; ``None`` and what is not a finite number are runs that gave none.
+    """Summarize scores; ``None`` and what is not a finite number are runs that gave none.
 
     Example:
         >>> summary([0.75, 0.5, None])
@@ -86,7 +86,7 @@ class Paired:
             ``p <= 0.05``; ``None`` for fewer than six pairs, as no such interval exists, and where all are equal.
         p: two-sided sign-flip permutation test of the mean gain: exact up to 16 pairs, then by 10,000 random flips.
         p_wilcoxon: two-sided signed-rank test, exact for tied ranks too; pairs that tie are left out.
-        smallest_p: no scores of so many pairs give a smaller `p`.
+        smallest_p: smallest `p` possible with this number of pairs.
     """
 
     gains: Mapping[int, float]
@@ -181,7 +181,7 @@ def smallest_p(n: int, *, resamples: int = RESAMPLES) -> float:
 
 
 def seeds_needed(candidates: int = 1, alpha: float = ALPHA) -> int:
-    """The fewest seeds with which one of so many candidates can come below ``alpha`` after Holm's correction.
+    """The fewest seeds with which one of ``candidates`` can come below ``alpha`` after Holm's correction.
 
     Example:
         >>> [seeds_needed(count) for count in (1, 2, 3, 4, 12)]
@@ -220,9 +220,9 @@ def bootstrap_interval(
     draws = _draws(n, resamples, seed)
     # Around the mean, so that a gain and its negative are resampled alike; in units of the largest, so that cubes
     # neither overflow nor vanish.
-    centre = values.mean()
-    unit = np.abs(values - centre).max()
-    moved = (values - centre) / unit
+    center = values.mean()
+    unit = np.abs(values - center).max()
+    moved = (values - center) / unit
     means = moved[draws].mean(axis=1)
     below = ((means < -1e-6).sum() + (means <= 1e-6).sum()) / (2 * resamples)
     normal = NormalDist()
@@ -232,7 +232,7 @@ def bootstrap_interval(
     ends = []
     for tail in ((1 - level) / 2, (1 + level) / 2):
         z = bias + normal.inv_cdf(tail)
-        ends.append(float(centre + unit * np.quantile(means, normal.cdf(bias + z / (1 - skew * z)))))
+        ends.append(float(center + unit * np.quantile(means, normal.cdf(bias + z / (1 - skew * z)))))
     return (ends[0], ends[1]), "BCa"
 
 

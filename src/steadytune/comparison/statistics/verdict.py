@@ -14,7 +14,7 @@ from steadytune.comparison.statistics.paired_tests import ALPHA, seeds_needed
 from steadytune.settings.expressions import BASELINE
 
 VerdictKind = Literal["use", "promising", "keep plain", "too few seeds", "nothing learned"]
-#: Of each candidate's runs, at least, where one finds that a cell has learned nothing.
+#: A cell has learned nothing if at least this share of every candidate's runs is constant.
 NEARLY_ALL = 0.8
 
 

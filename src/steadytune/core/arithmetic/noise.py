@@ -56,7 +56,7 @@ def token_mask(inputs: Mapping[str, Any], seen: EmbeddingFacts) -> Tensor:
 def sentences(inputs: Mapping[str, Any], seen: EmbeddingFacts) -> Tensor | None:
     """``(batch, length)``, a number for the sentence of each token where ``position_ids`` may pack several in a row.
 
-    A sentence ends where the positions do not go on. ``None`` where each row is one. Padding is in none that counts.
+    A sentence ends where the positions restart. ``None`` if each row is one sentence. Padding belongs to none.
 
     >>> seen = EmbeddingFacts(torch.Size((1, 5, 2)), torch.float32, torch.device("cpu"), torch.float32)
     >>> sentences({"position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, seen)

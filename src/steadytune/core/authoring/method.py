@@ -174,7 +174,7 @@ class WeightMethod(Method):
         """Return the report that `transform` would return, without changing the model."""
 
     def renewed(self, model: nn.Module) -> frozenset[str]:  # noqa: ARG002 - base signature
-        """Names of the parameters that the method draws anew, so that they count as pretrained no longer."""
+        """Names of the parameters that the method re-initializes, which no longer count as pretrained."""
         return frozenset()
 
 

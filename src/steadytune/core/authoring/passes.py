@@ -25,7 +25,7 @@ class Passes:
     """One micro-batch as a `StepMethod` sees it.
 
     The first pass uses the dropout masks of plain training. Every later one replays them (``masks="same"``) or draws
-    fresh ones; either way the host's random numbers go on as in plain training.
+    fresh ones; either way the host's random numbers continue as in plain training.
 
     Attributes:
         plain_model: the model without the host's wrapper.

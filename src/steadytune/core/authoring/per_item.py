@@ -18,7 +18,7 @@ class PerItem:
     """Unreduced values of a loss term, with one weight per supervised item.
 
     An item is what the task loss averages over: an example for classification, one output for regression and
-    multi-label classification, a labelled token for tagging. Because a method returns values and never a mean,
+    multi-label classification, a labeled token for tagging. Because a method returns values and never a mean,
     a wrong scale cannot be written down.
 
     Attributes:
@@ -54,7 +54,7 @@ class PerItem:
         """Divide the sum by the denominator of the task loss.
 
         Args:
-            denominator: items of the accumulated batch where the host normalises over it; ``None`` for the items
+            denominator: items of the accumulated batch where the host normalizes over it; ``None`` for the items
                 of this micro-batch.
         """
         return self.total() / (self.count() if denominator is None else denominator)

@@ -18,7 +18,7 @@ def thinned(step: Step, term: Callable[[Step], PerItem], *, one_in: int, every: 
     """A term on one example in ``one_in`` and in one update of ``every``, drawn at random; unbiased.
 
     Each example has the chance ``1 / (one_in * every)`` and, when drawn, the weight ``one_in * every``: so the
-    expectation is the whole term. Of each ``one_in`` examples of an update, in the order they come, one is drawn, and
+    expectation is the whole term. One of each ``one_in`` examples of an update, in their order, is drawn, and
     of each ``every`` updates one. The draw is the same in all processes, each of which has other examples.
 
     Args:

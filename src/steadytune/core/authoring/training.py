@@ -19,7 +19,7 @@ class Training:
         model: the model, without the host's wrapper.
         seed: the stack's seed.
         trainable: names of the parameters that train.
-        pretrained: names of the parameters that are neither part of a new head nor re-initialised.
+        pretrained: names of the parameters that are neither part of a new head nor re-initialized.
         anchor: the pretrained weights from before any weight noise, of the parameters that are both; only for
             methods that declare ``keeps_pretrained``.
         tensors: the method's own state, by any names; it is saved in checkpoints, and filled when a run resumes.

@@ -22,7 +22,7 @@ Prediction = Literal["classification", "regression", "multi_label"]
 #: What models call the things to predict; they are no part of the question.
 LABELS = ("labels", "start_positions", "end_positions", "shift_labels")
 
-#: A label that supervises nothing, as everywhere in Transformers.
+#: The label that Transformers ignores in every loss.
 IGNORED = -100
 
 # Language models whose logits are for the label at their own position, by the name of their class: masked ones, and
@@ -86,7 +86,7 @@ def loss_of(outputs: Any) -> Tensor:
 def question(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of another pass: the batch without its labels, and what a decoder reads in their place.
 
-    A language model whose decoder's inputs cannot be had from outside keeps its labels, and makes them as ever.
+    A language model whose decoder's inputs cannot be had from outside keeps its labels and makes the inputs from them.
 
     Args:
         model: the model, without the host's wrapper.

@@ -66,7 +66,7 @@ class _SeenEnough(Exception):  # noqa: N818 - no error: it ends a pass whose beg
 
 
 #: The perturbations of the passes that run now, by the number of their tap. Not in the hook itself: torch.compile
-#: takes the shape of whatever it reaches through a module for fixed, and would compile anew for every length.
+#: takes the shape of whatever it reaches through a module for fixed, and would recompile for every length.
 _DELTAS: dict[int, Tensor] = {}
 _NUMBERS = itertools.count()
 
@@ -118,7 +118,7 @@ class Tap:
     def take_clean(self) -> Tensor | None:
         """The embeddings of the watched pass, with their graph, if a second pass would look up the same; once."""
         (clean, version), self._clean = self._clean or (None, 0), None
-        # A model that goes on in place has written over them, such as one that adds its positions so.
+        # A model that works in place, such as one that adds its positions so, has overwritten them.
         return None if clean is None or clean._version != version else clean
 
     @contextmanager

@@ -18,7 +18,7 @@ def whole_seed(seed: Any) -> int:
     """The seed as a plain whole number.
 
     Raises:
-        MethodError: it is none; a second method in its place is told where methods go.
+        MethodError: it is none; the error for a second method says where methods belong.
 
     >>> whole_seed(7)
     7
@@ -121,7 +121,7 @@ def require_gradients() -> None:
 
 
 def require_training_mode(model: nn.Module) -> None:
-    """Refuse to train in evaluation mode, in which methods do nothing and nobody is told.
+    """Refuse to train in evaluation mode, in which methods silently do nothing.
 
     Mixout, NEFTune, R-Drop and dropout act in training mode alone, and ``from_pretrained`` leaves a model in
     evaluation mode. It is refused with any method, so that all methods of a comparison train alike; who means to

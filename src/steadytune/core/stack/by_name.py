@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def method_by_name(name: str) -> Method | tuple[Method, ...]:
-    """Build a method or a preset by its name, as it stands in configurations and on the command line.
+    """Build a method or a preset by its name in configurations and on the command line.
 
     Core does not know the methods: `names` finds their source, and this imports the one that is asked for.
 

@@ -41,7 +41,7 @@ class Tally:
         count += share
 
     def count(self, name: str, number: Tensor) -> None:
-        """Add a number of cases, which is told only if there were any."""
+        """Add a number of cases, logged only if it is not 0."""
         if name in self._counts:
             self._counts[name] += number
         else:
@@ -61,7 +61,7 @@ class Tally:
         return {"sums": sums, "counts": {name: int(number) for name, number in self._counts.items()}}
 
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from what `state` returned.
+        """Continue from what `state` returned.
 
         >>> first, second = Tally(), Tally()
         >>> first.record("task_loss", torch.tensor(1.0))

@@ -97,7 +97,7 @@ class SplitStep:
         return self.loss
 
     def own_share(self, loss: Tensor) -> Tensor:
-        """Of a loss that a host has made of what the stack has returned, the part that is the terms'.
+        """Return the terms' part of a loss that a host has computed from the stack's.
 
         What else is in it, such as a penalty of the host's own, comes with the clean pass.
 

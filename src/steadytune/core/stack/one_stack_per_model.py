@@ -47,7 +47,7 @@ def refuse_second(methods: Sequence[Method], model: nn.Module) -> None:
         raise HostError(
             f"Another stack ({names}) is at work on this {type(model).__name__}, and both would act in every step: "
             "put all methods into one Stack, or call finish() or close() on the first one. If it is lost, load the "
-            "model anew."
+            "model again."
         )
 
 

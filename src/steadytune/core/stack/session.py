@@ -83,7 +83,7 @@ class Session:
             method.check_model(self.training(method))
         self._refuse_sharded(perturb and saved is None)
         if perturb and saved is None:
-            # What is drawn anew comes before the noise on what stays.
+            # Re-initialization comes before the noise on the other weights.
             for method in sorted(weight_methods, key=lambda m: not m.renewed(model)):
                 self.reports[method.name] = method.transform(model, seed)
         if saved is not None:

@@ -205,7 +205,7 @@ class Stack:
 
         Args:
             optimizer: the one that `optimizer` returned.
-            total_updates: length of the training, by default what `prepare` was told.
+            total_updates: length of the training, by default the argument of `prepare`.
 
         Raises:
             HostError: the length of the training is unknown.
@@ -245,7 +245,7 @@ class Stack:
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Task loss plus all terms for one micro-batch, with its graph, for a loop that runs the backward itself.
 
-        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as ever. A
+        Both are averages over the micro-batch; with accumulation divide by the number of micro-batches, as usual. A
         language model takes ``num_items_in_batch`` in the batch instead, and both are divided by it.
 
         Args:
@@ -336,14 +336,14 @@ class Stack:
             scaled: the optimizer itself leaves out what a gradient scaler has found not finite.
 
         Raises:
-            DivergedError: a gradient is not finite. On a CPU the weights have not moved then; on a GPU it is told one
+            DivergedError: a gradient is not finite. On a CPU the weights have not moved then; on a GPU it is raised one
                 update later.
         """
         if self._at_work is not None:
             self._at_work.clock.before_step(scaled=scaled)
 
     def first_not_finite(self) -> str | None:
-        """Of the update that is under way, the first loss or term that is not finite, and its first example."""
+        """Return the first loss or term of this update that is not finite, and its first example."""
         clock = None if self._at_work is None else self._at_work.clock
         return None if clock is None else clock.finite.first_not_finite(clock.updates + 1)
 

@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files: what was cut off, mixed up or changed since is told before it is trained on."""
+"""Checksums of a checkpoint's files: truncated, swapped or changed files are reported before training resumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, uint8
 from steadytune.support.reading import open_regular
 
 _BLOCK_BYTES = 1 << 20
-#: What training goes on with; others, such as a README, may change.
+#: Files that training resumes from; others, such as a README, may change.
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _NAMES = ("trainer_state.json", "config.json", "adapter_config.json")
 

@@ -96,7 +96,7 @@ def movement(
 
 
 def representation_similarity(model: nn.Module, other: nn.Module, batches: Iterable[Batch]) -> list[float]:
-    """Linear centred kernel alignment of two models' hidden states, one value per depth from the embeddings up.
+    """Linear centered kernel alignment of two models' hidden states, one value per depth from the embeddings up.
 
     Kornblith et al., "Similarity of neural network representations revisited", ICML 2019. Every real token is one
     item; the sums are kept in float64, so that any number of them takes the same memory. 1 means the same up to
@@ -133,8 +133,8 @@ class _Moments:
             return
         pairs = ((x, y), (x, x), (y, y))
         means = [x.mean(0), y.mean(0)]
-        centred = {id(t): t - t.mean(0) for t in (x, y)}
-        found = [centred[id(a)].T @ centred[id(b)] for a, b in pairs]
+        centered = {id(t): t - t.mean(0) for t in (x, y)}
+        found = [centered[id(a)].T @ centered[id(b)] for a, b in pairs]
         if self.count:  # the parallel form of Chan et al.: differences of large sums would lose digits
             total = self.count + len(x)
             moved = [new - old for new, old in zip(means, self.means, strict=True)]

@@ -1,4 +1,4 @@
-"""Seeded noise on texts that leaves their labels true: typos, case, neighbouring keys, OCR errors, dropped words.
+"""Seeded noise on texts that leaves their labels true: typos, case, neighboring keys, OCR errors, dropped words.
 
 After Belinkov and Bisk, "Synthetic and natural noise both break neural machine translation", ICLR 2018. What is
 changed depends on the seed, the kind and the text alone, never on the machine, the other rows or the rate: what
@@ -48,7 +48,7 @@ def _keyboard() -> dict[str, str]:
     }
 
 
-NEIGHBOURS: Mapping[str, str] = _keyboard()
+NEIGHBORS: Mapping[str, str] = _keyboard()
 
 
 class Perturbed(NamedTuple):
@@ -65,7 +65,7 @@ def perturb(text: str, kind: NoiseKind, rate: float, seed: int, *, field: str = 
     Args:
         text: any text.
         kind: ``typos`` inserts, deletes, substitutes or transposes, with equal chance; ``casing`` flips the case;
-            ``keyboard`` hits a neighbouring key (QWERTY); ``ocr`` takes one character for another that looks like it;
+            ``keyboard`` hits a neighboring key (QWERTY); ``ocr`` takes one character for another that looks like it;
             ``word_drop`` leaves words out, words being what white space separates.
         rate: the chance, 0 to 1, of every unit that the noise can change: letters and digits for ``typos``, letters
             that have a case for ``casing``, keys for ``keyboard``, characters of `OCR_CONFUSIONS`, words.
@@ -157,8 +157,8 @@ def _flipped_case(cells: list[str], i: int, _which: float, _draw: float, _letter
     cells[i] = cells[i].swapcase()
 
 
-def _neighbouring_key(cells: list[str], i: int, _which: float, draw: float, _letters: str) -> None:
-    cells[i] = _cased(_one_of(NEIGHBOURS[cells[i].lower()], draw), cells[i])
+def _neighboring_key(cells: list[str], i: int, _which: float, draw: float, _letters: str) -> None:
+    cells[i] = _cased(_one_of(NEIGHBORS[cells[i].lower()], draw), cells[i])
 
 
 def _misread(cells: list[str], i: int, _which: float, draw: float, _letters: str) -> None:
@@ -172,7 +172,7 @@ def _has_case(character: str) -> bool:
 _CHARACTERS: Mapping[NoiseKind, tuple[Callable[[str], bool], Change]] = {
     "typos": (str.isalnum, _typo),
     "casing": (_has_case, _flipped_case),
-    "keyboard": (lambda character: character.lower() in NEIGHBOURS, _neighbouring_key),
+    "keyboard": (lambda character: character.lower() in NEIGHBORS, _neighboring_key),
     "ocr": (OCR_CONFUSIONS.__contains__, _misread),
 }
 

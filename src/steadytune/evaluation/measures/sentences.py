@@ -64,7 +64,7 @@ def sentence_vectors(
 ) -> np.ndarray:
     """Return the mean over each sentence's tokens, special ones among them, of a layer's hidden states.
 
-    No dropout, and padding is left out; the means are taken in float32 at least. What does not fit is cut off. Of an
+    No dropout, and padding is left out; the means are taken in float32 at least. Longer texts are truncated. For an
     encoder-decoder the encoder is read. Memory does not grow with the rows, but for the vectors.
 
     Args:

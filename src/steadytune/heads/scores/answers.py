@@ -26,7 +26,7 @@ _ARTICLES: Mapping[str, str] = {
     "es": r"\b(?:un|una|unos|unas|el|la|los|las)\b",
     "vi": r"\b(?:của|là|cái|chiếc|những)\b",
     "de": r"\b(?:ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
-    "ar": r"\u0627\u0644",  # al-, wherever it stands: MLQA's own pattern comes to this
+    "ar": r"\u0627\u0644",  # al-, anywhere in the text: equivalent to MLQA's own pattern
 }
 #: What counts as a word for itself, in languages written without spaces; MLQA knows Chinese only.
 _ONE_WORD_EACH = {"zh": re.compile(r"[\u4e00-\u9fa5]"), "ja": re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")}
@@ -56,8 +56,8 @@ def question_answering_scores(
     has_unanswerable = not all(len(accepted) for accepted in answers)
     exact = overlap = 0.0
     for prediction, accepted in zip(predictions, answers, strict=True):
-        found = _normalised(prediction, language, script)
-        wanted = [_normalised(answer, language, script) for answer in accepted]
+        found = _normalized(prediction, language, script)
+        wanted = [_normalized(answer, language, script) for answer in accepted]
         if has_unanswerable:  # SQuAD 2.0's script drops answers of nothing but articles and punctuation
             wanted = [answer for answer in wanted if answer]
         if not wanted or (has_unanswerable and not found):
@@ -69,7 +69,7 @@ def question_answering_scores(
     return {"exact_match": exact / len(predictions), "f1": overlap / len(predictions)}
 
 
-def _normalised(text: str, language: str, script: Script) -> str:
+def _normalized(text: str, language: str, script: Script) -> str:
     """Return a text in lower case without punctuation and articles, single spaces between its words."""
     text = "".join(c for c in text.lower() if not _is_punctuation(c, script))
     articles = _ARTICLES.get(language)

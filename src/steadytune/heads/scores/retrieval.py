@@ -10,7 +10,7 @@ from steadytune.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-NEIGHBOURS = 4
+NEIGHBORS = 4
 #: Cosines that are in memory at a time; 128 MB.
 _MOST_AT_ONCE = 1 << 24
 
@@ -34,18 +34,18 @@ def retrieval_accuracy(source: np.ndarray, target: np.ndarray) -> float:
 
 
 def mined_pairs(
-    source: np.ndarray, target: np.ndarray, neighbours: int = NEIGHBOURS
+    source: np.ndarray, target: np.ndarray, neighbors: int = NEIGHBORS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return candidate pairs as source indices, target indices and scores, the highest score first.
 
     The score is the ratio margin of Artetxe and Schwenk (2019, https://arxiv.org/abs/1811.01136): the cosine divided
-    by the mean cosine of the two to their `neighbours` nearest on the other side. Each source is paired with its best
+    by the mean cosine of the two to their `neighbors` nearest on the other side. Each source is paired with its best
     target and each target with its best source; of these a sentence keeps only its best pair.
     """
     import numpy as np
 
     source, target = _unit(source), _unit(target)
-    means = (_mean_of_nearest(source, target, neighbours), _mean_of_nearest(target, source, neighbours))
+    means = (_mean_of_nearest(source, target, neighbors), _mean_of_nearest(target, source, neighbors))
     forward = _best_by_margin(source, target, *means)
     backward = _best_by_margin(target, source, means[1], means[0])
     ours = np.concatenate([np.arange(len(source)), backward[0]])
@@ -120,10 +120,10 @@ def _similarities(source: np.ndarray, target: np.ndarray) -> Iterator[np.ndarray
         yield source[start : start + rows] @ target.T
 
 
-def _mean_of_nearest(source: np.ndarray, target: np.ndarray, neighbours: int) -> np.ndarray:
+def _mean_of_nearest(source: np.ndarray, target: np.ndarray, neighbors: int) -> np.ndarray:
     import numpy as np
 
-    count = min(neighbours, len(target))
+    count = min(neighbors, len(target))
     means = [np.partition(block, -count, axis=1)[:, -count:].mean(axis=1) for block in _similarities(source, target)]
     return np.concatenate(means)
 

@@ -112,7 +112,7 @@ def _keep_since_log(trainer: Any, stack: Stack) -> None:
 
 
 def _take_up_since_log(trainer: Any, stack: Stack) -> None:
-    """Go on adding where the checkpoint that the training resumed from was."""
+    """Continue the sum from the checkpoint that the training resumed from."""
     kept = trainer.state.stateful_callbacks.pop(SINCE_LOG, None)
     if isinstance(kept, Mapping) and hasattr(trainer, "_tr_loss"):
         trainer._tr_loss += torch.tensor(kept["loss"], device=trainer._tr_loss.device)

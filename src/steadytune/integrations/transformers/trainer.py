@@ -302,7 +302,7 @@ class SteadyMixin(_Base):
         return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
 
     def _denominator(self, items: Tensor | int | None) -> Tensor | float | None:
-        """Items that the Trainer divides by, where it normalises over the accumulated batch itself."""
+        """Items that the Trainer divides by, where it normalizes over the accumulated batch itself."""
         scaled = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
         if items is None or not scaled:
             return None

@@ -19,7 +19,7 @@ from steadytune.tasks.files.formats.format import Kind, Source, Wanted
 from steadytune.tasks.files.places import file_place, no_rows
 
 _arrow: Any = compute
-#: Rows by which the text is told from the label.
+#: Rows from which text and label columns are told apart.
 _SAMPLE = 500
 _OPTIONS = {"text": "--text-column", "text_pair": "--text-pair-column", "label": "--label-column"}
 

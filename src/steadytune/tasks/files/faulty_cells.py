@@ -1,4 +1,4 @@
-"""Collect the cells of one file that cannot be used, so that all of them are told at once."""
+"""Collect the cells of one file that cannot be used, so that one error reports them all."""
 
 from __future__ import annotations
 

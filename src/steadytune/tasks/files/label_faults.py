@@ -12,7 +12,7 @@ from steadytune.tasks.files.places import numbered
 MISSING = frozenset(
     ("nan", "n/a", "na", "n.a.", "#n/a", "null", "none", "nil", "<na>", "nat", "missing", "undefined", "-", "--", "?")
 ) | {"\u2013", "\u2014", ".", "(null)", "<null>"}
-#: From so many labels on, more than one for two rows are suspicious.
+#: With at least this many labels, more than 1 label for 2 rows is suspicious.
 MANY = 10
 _MOST_TOLD = 5
 

@@ -28,7 +28,7 @@ from steadytune.tasks.task import Head
 
 _arrow: Any = compute
 MOST_CLASSES_GUESSED = 20
-UNLABELLED = -1
+UNLABELED = -1
 _LARGEST_CLASS_NUMBER = 2.0**53
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _NOT_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
@@ -36,7 +36,7 @@ _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
 _CODE = r"^[+-]?0\d"
 _LONG = r"^[+-]?\d{16,}$"
-_REMEDY_UNLABELLED = "label the row or remove it"
+_REMEDY_UNLABELED = "label the row or remove it"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_labels(
     """
     source = faults.source
     if values.null_count:
-        faults.add(column, "label", "is missing", _REMEDY_UNLABELLED, _arrow.is_null(values))
+        faults.add(column, "label", "is missing", _REMEDY_UNLABELED, _arrow.is_null(values))
     values = _exact(values, code)
     if not pa.types.is_string(values.type):
         faults.refuse()
@@ -98,7 +98,7 @@ def read_labels(
         return LabelColumn(source, column, None, _finite(place, values.cast(pa.float64(), safe=False).to_numpy()))
     raw = values.combine_chunks()
     names = _arrow.utf8_trim_whitespace(raw)
-    faults.add(column, "label", "is empty", _REMEDY_UNLABELLED, _arrow.equal(names, "").fill_null(False))
+    faults.add(column, "label", "is empty", _REMEDY_UNLABELED, _arrow.equal(names, "").fill_null(False))
     faults.refuse()
     named = LabelColumn(source, column, names, None, _blank_notes(source, raw, names))
     _refuse_lists(named)
@@ -178,7 +178,7 @@ def _are_codes(named: LabelColumn, code: LabelCode | None) -> bool:
 
 
 def _check_commas(named: LabelColumn, commas: np.ndarray) -> None:
-    """Raise DataError where commas may be those of thousands, or points stand beside them."""
+    """Raise DataError where commas may be those of thousands, or appear together with points."""
     points = _matches(named.names, r"\.")
     if points.any():
         row = int(points.argmax())
@@ -198,7 +198,7 @@ def _finite(place: LabelColumn, numbers: np.ndarray) -> np.ndarray:
     faulty = ~np.isfinite(numbers)
     row = first_true(faulty)
     if row is not None:
-        place.refuse(faulty, f"the label is {numbers[row]}, not a finite number; {_REMEDY_UNLABELLED}")
+        place.refuse(faulty, f"the label is {numbers[row]}, not a finite number; {_REMEDY_UNLABELED}")
     return numbers
 
 
@@ -210,7 +210,7 @@ def _refuse_names_among_numbers(
     row = int(faulty.argmax())
     missing = np.array([is_missing(name) for name in labels.names.to_pylist()]) & faulty  # pyright: ignore
     if missing.any() and (missing == faulty).all() and code is None:
-        labels.refuse(faulty, f"the label {labels.shown(row)} is a word for a missing one; {_REMEDY_UNLABELLED}")
+        labels.refuse(faulty, f"the label {labels.shown(row)} is a word for a missing one; {_REMEDY_UNLABELED}")
     if (code.head if code else head) == "regression":
         labels.refuse(faulty, f"the label {labels.shown(row)} is not a number, as regression needs; give a score")
     if code is not None:
@@ -229,8 +229,8 @@ def _refuse_names_among_numbers(
 def decide(labels: LabelColumn, head: Head | None) -> LabelCode:
     """Return what the training labels mean; what is suspicious about them goes to their notes.
 
-    Raises DataError when `head` does not fit them, when all rows carry the same label, when -1 stands beside 0 (in
-    Hub data sets it marks unlabelled rows), when many whole numbers may be classes as well as scores, or when nearly
+    Raises DataError when `head` does not fit them, when all rows carry the same label, when -1 occurs beside 0 (in
+    Hub data sets it marks unlabeled rows), when many whole numbers may be classes as well as scores, or when nearly
     every row has a name of its own.
     """
     where = f"the labels in column {excerpt(labels.column)} of {file_place(labels.source.path)} are"
@@ -251,8 +251,8 @@ def decide(labels: LabelColumn, head: Head | None) -> LabelCode:
         reason = "regression was asked for" if head else f"{where} numbers that are not all whole"
         _check_several(labels, [f"{number:.15g}" for number in distinct[:2]])
         return LabelCode("regression", None, None, float(distinct[0]), reason)
-    if UNLABELLED in distinct and (0 in distinct or len(distinct) == 1) and distinct[0] == UNLABELLED:
-        _refuse_unlabelled(labels)
+    if UNLABELED in distinct and (0 in distinct or len(distinct) == 1) and distinct[0] == UNLABELED:
+        _refuse_unlabeled(labels)
     classes = tuple(str(int(number)) for number in distinct)
     _check_several(labels, list(classes))
     reason = "classification was asked for" if head else f"{where} whole numbers, {len(distinct)} different ones"
@@ -289,8 +289,8 @@ def encode(labels: LabelColumn, code: LabelCode) -> np.ndarray:
     if code.head == "regression":
         assert labels.numbers is not None
         assert code.smallest is not None
-        if code.smallest >= 0 and (labels.numbers == UNLABELLED).all():
-            _refuse_unlabelled(labels)
+        if code.smallest >= 0 and (labels.numbers == UNLABELED).all():
+            _refuse_unlabeled(labels)
         return labels.numbers.astype(np.float64)
     if code.class_numbers is not None:
         assert labels.numbers is not None
@@ -302,8 +302,8 @@ def encode(labels: LabelColumn, code: LabelCode) -> np.ndarray:
         places = found.fill_null(0).to_numpy(zero_copy_only=False)
     row = first_true(unseen)
     if row is not None:
-        if labels.numbers is not None and labels.numbers[row] == UNLABELLED:
-            _refuse_unlabelled(labels)
+        if labels.numbers is not None and labels.numbers[row] == UNLABELED:
+            _refuse_unlabeled(labels)
         _refuse_unseen(labels, unseen, code)
     return places.astype(np.int64)
 
@@ -324,11 +324,11 @@ def _check_several(labels: LabelColumn, distinct: list[str]) -> None:
         )
 
 
-def _refuse_unlabelled(labels: LabelColumn) -> NoReturn:
+def _refuse_unlabeled(labels: LabelColumn) -> NoReturn:
     assert labels.numbers is not None
     labels.refuse(
-        labels.numbers == UNLABELLED,
-        f"the label -1 marks an unlabelled row; {_REMEDY_UNLABELLED}, or write the labels as names if it is a class",
+        labels.numbers == UNLABELED,
+        f"the label -1 marks an unlabeled row; {_REMEDY_UNLABELED}, or write the labels as names if it is a class",
     )
 
 

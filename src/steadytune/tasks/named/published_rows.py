@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 _arrow: Any = compute
 
-UNLABELLED = -1
+UNLABELED = -1
 #: Kept beside the columns of the head where a data set has them.
 EXTRA_COLUMNS = ("annotator_labels", "label_count", "heuristic", "subcase")
 _OTHER_NAMES = {"entails": "entailment", "non-entailment": "not_entailment"}
-_UNLABELLED_NAMES = ("", "-", "hidden")
+_UNLABELED_NAMES = ("", "-", "hidden")
 _MULTIWORD = "_"  # the tag of a contraction in Universal Dependencies; its words follow, with tags of their own
 
 
 @dataclass
-class Normalised:
+class Normalized:
     """The rows of one source: the table, how many rows were read, and why others were refused."""
 
     table: pa.Table
@@ -54,7 +54,7 @@ class Normalised:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-def normalise(rows: Dataset, task: Task, place: str) -> Normalised:
+def normalize(rows: Dataset, task: Task, place: str) -> Normalized:
     """Return the rows of one source in the columns of the task's head.
 
     `place` opens the messages. Raises DataError when a column is missing, of another type, or holds a label that the
@@ -63,7 +63,7 @@ def normalise(rows: Dataset, task: Task, place: str) -> Normalised:
     table: pa.Table = rows.with_format("arrow")[:]  # pyright: ignore
     _check_columns(table, task, place)
     names = _feature_names(rows, task.label_column)
-    result = Normalised(table, table.num_rows)
+    result = Normalized(table, table.num_rows)
     result.table = _columns_of_head(table, task, names, place, result.refused)
     return result
 
@@ -102,9 +102,9 @@ def _columns_of_head(
         columns[second] = _strings(table, task.text_pair_column, place)
     keep = _not_null(list(columns.values()), refused)
     if task.head in ("classification", "regression"):
-        columns[LABEL], labelled = _labels(table.column(task.label_column), task, names, place)
-        refused["without a label"] += int((keep & ~labelled).sum())
-        keep &= labelled
+        columns[LABEL], labeled = _labels(table.column(task.label_column), task, names, place)
+        refused["without a label"] += int((keep & ~labeled).sum())
+        keep &= labeled
     return _kept(table, columns, keep)
 
 
@@ -137,19 +137,19 @@ def _labels(column: Any, task: Task, names: list[str] | None, place: str) -> tup
     """Return class indices or scores, and which rows have one."""
     if task.head == "regression":
         scores = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-        hidden = bool((scores == UNLABELLED).all())
+        hidden = bool((scores == UNLABELED).all())
         return pa.array(scores), np.isfinite(scores) & (not hidden)
     indices = _indices(column, task.label_names or (), names, place)
     return pa.array(np.where(indices < 0, 0, indices)), indices >= 0
 
 
 def _indices(column: Any, label_names: tuple[str, ...], names: list[str] | None, place: str) -> np.ndarray:
-    """Return the index of each label in the record's names, -1 where a row is unlabelled, -2 for `_` among tags.
+    """Return the index of each label in the record's names, -1 where a row is unlabeled, -2 for `_` among tags.
 
     The labels are names, indices in the order of the data set's own `names`, or indices in the record's order.
     """
     code = {_plain(name): index for index, name in enumerate(label_names)}
-    code |= dict.fromkeys(_UNLABELLED_NAMES, UNLABELLED) | {_MULTIWORD: UNLABELLED - 1}
+    code |= dict.fromkeys(_UNLABELED_NAMES, UNLABELED) | {_MULTIWORD: UNLABELED - 1}
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -157,11 +157,11 @@ def _indices(column: Any, label_names: tuple[str, ...], names: list[str] | None,
         numbers = _arrow.index_in(column, value_set=distinct).to_numpy(zero_copy_only=False)
         names = ["" if name is None else name for name in distinct.to_pylist()]
     else:
-        numbers = column.cast(pa.int64(), safe=False).fill_null(UNLABELLED).to_numpy()
+        numbers = column.cast(pa.int64(), safe=False).fill_null(UNLABELED).to_numpy()
         declared = set(map(_plain, names or ()))
         names = names if names and declared >= set(map(_plain, label_names)) else list(label_names)
     numbers = np.asarray(numbers).astype(np.int64)
-    unknown = first_true((numbers < UNLABELLED) | (numbers >= len(names)))
+    unknown = first_true((numbers < UNLABELED) | (numbers >= len(names)))
     if unknown is not None:
         raise DataError(
             f"{place}, label {unknown + 1}: {numbers[unknown]} is no index of the {len(names)} labels "
@@ -171,7 +171,7 @@ def _indices(column: Any, label_names: tuple[str, ...], names: list[str] | None,
     strange = [name for name in used if _plain(name) not in code]
     if strange:
         raise DataError(f"{place}: the label {excerpt(strange[0])} is none of {listing(list(label_names))}.")
-    table = np.array([code.get(_plain(name), UNLABELLED) for name in names] + [UNLABELLED], dtype=np.int64)
+    table = np.array([code.get(_plain(name), UNLABELED) for name in names] + [UNLABELED], dtype=np.int64)
     return table[numbers]  # the last entry is that of -1
 
 
@@ -189,7 +189,7 @@ def _tagged(table: pa.Table, task: Task, names: list[str] | None, place: str, re
     indices = _indices(tags.flatten(), task.label_names or (), names, place)
     words = tokens.flatten().cast(pa.string())
     if bool((indices < 0).any()):
-        row = first_true(indices == UNLABELLED)
+        row = first_true(indices == UNLABELED)
         if row is not None:
             raise DataError(f"{place}, token {row + 1} {excerpt(words[row])}: it has no tag.")
         row_of = np.repeat(np.arange(len(lengths)), lengths)
@@ -206,7 +206,7 @@ def _tagged(table: pa.Table, task: Task, names: list[str] | None, place: str, re
 
 
 def _questions(table: pa.Table, task: Task, place: str, refused: Counter[str]) -> pa.Table:
-    """Return questions with answers that stand in their context; rows whose answers are hidden are refused."""
+    """Return questions with answers from their context; rows whose answers are hidden are refused."""
     assert task.text_pair_column is not None
     columns: dict[str, Any] = {
         IDENTIFIER: with_unique_identifiers(table.column(IDENTIFIER)),

@@ -176,7 +176,7 @@ TASKS = (
         ("tokens", None, "ner_tags"),
         PANX_TAGS,
         ("f1", "precision", "recall"),
-        description="Which words name a person, an organisation or a place? 40 languages, Wikipedia.",
+        description="Which words name a person, an organization or a place? 40 languages, Wikipedia.",
         citation="Pan et al. (2017), WikiAnn, https://aclanthology.org/P17-1178; Rahimi et al. (2019)",
         sources=[
             SplitSource("train", "panx/en/train", _XTREME_HUB, "PAN-X.en", "train", "en"),

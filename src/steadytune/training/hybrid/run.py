@@ -183,7 +183,7 @@ class _Run(Run):
             raise DataError("no training row puts a candidate in the place of a pronoun: there is nothing to learn.")
         for split in self.splits.values():
             for question in split.questions:
-                self.encoder.features(question)  # what is too long is told before training
+                self.encoder.features(question)  # reports texts that are too long before training
 
     def make_trainer(self, callbacks: list[TrainerCallback]) -> RunTrainer:
         """Put the network on the language model, and make the trainer."""

@@ -60,7 +60,7 @@ class TaskBatches(Sampler[list[TaskRow]]):
 
     Within a task the rows come in the order of single-task training with the same seed. Which task is next is drawn
     without replacement from all batches of the epoch, as if all of them were shuffled together, so a task of twice the
-    rows is met twice as often. Everything follows from seed and epoch, so a resumed run goes on with the same batches.
+    rows is met twice as often. Everything follows from seed and epoch, so a resumed run gets the same batches.
 
     Args:
         lengths: tokens of each row, by task.

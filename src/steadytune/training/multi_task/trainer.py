@@ -11,7 +11,7 @@ from steadytune.training.callbacks import ReportCallback
 from steadytune.training.multi_task.batches import OneTask, TaskBatches, TaskRows
 from steadytune.training.trainer import RunTrainer
 
-#: Of a task's outputs, what is nothing to score.
+#: Model outputs that are not scored.
 _NOT_SCORED = ["loss", "prediction", "past_key_values"]
 
 
@@ -72,7 +72,7 @@ class MultiTaskTrainer(RunTrainer):
 
 
 class QuietEvaluation(ReportCallback):
-    """Reports a training whose evaluations are told elsewhere: all tasks of an epoch in one line."""
+    """Reports training only; evaluations are reported elsewhere, all tasks of an epoch in one line."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Tell nothing."""

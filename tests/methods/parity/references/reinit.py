@@ -1,4 +1,4 @@
-"""Re-initialised top layers (Zhang et al., ICLR 2021, arXiv 2006.05987), in float64; the draws are arguments."""
+"""Re-initialized top layers (Zhang et al., ICLR 2021, arXiv 2006.05987), in float64; the draws are arguments."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def largest(weight: Tensor) -> tuple[float, Tensor, Tensor]:
     return float(values[0]), left[:, 0], right[0]
 
 
-def normalised(weight: Tensor) -> Tensor:
+def normalized(weight: Tensor) -> Tensor:
     """W / sigma_max(W)."""
     return weight.detach().to(torch.float64) / largest(weight)[0]
 

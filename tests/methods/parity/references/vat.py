@@ -1,6 +1,6 @@
 """A slow float64 transcription of VAT (Miyato et al., TPAMI 2018, arXiv 1704.03976, Algorithm 1), to test against.
 
-The direction d starts as normalised Gaussian noise and is replaced K times by the normalised gradient, by d, of
+The direction d starts as normalized Gaussian noise and is replaced K times by the normalized gradient, by d, of
 D(f(x), f(x + xi d)): a power iteration for the first eigenvector of D's Hessian (their eq. 12). The term is
 D(f(x), f(x + epsilon d)). In both the clean output is a constant; D is KL(P||Q), one way. The perturbation is that
 of a whole sentence: its norm is over tokens and coordinates together (as in the released code for text).

@@ -27,7 +27,7 @@ from steadytune.tasks.files.written_lists import list_column
 _LONGEST_FIELD = (1 << 31) - 1
 #: Rows, and letters, of which an Arrow array is made at a time.
 _ROWS, _LETTERS = 4096, 1 << 22
-#: Rows by which the delimiter is told.
+#: Rows from which the delimiter is detected.
 _SNIFFED = 20
 #: What spreadsheets write before the header to say what delimits.
 _SEPARATOR = re.compile(r"sep=(.)[\r\n]*$")
@@ -138,7 +138,7 @@ def _checked_rows(source: Source) -> Iterator[list[str]]:
             elif not ragged:
                 yield fields
     except csv.Error as error:
-        if not ragged:  # what comes first in the file is told first
+        if not ragged:  # report what comes first in the file
             _refuse_quotes(source, number + 1, str(error))
     if ragged:
         _refuse_ragged(source, ragged, len(header))

@@ -152,7 +152,7 @@ def _column(source: Source, wanted: Wanted, column: pa.ChunkedArray, classes: Ma
 
 
 def _named(source: Source, name: str, column: pa.ChunkedArray, names: list[str]) -> pa.ChunkedArray:
-    """Return class numbers, or lists of them, as the names of the classes; -1, for unlabelled rows, as a null."""
+    """Return class numbers, or lists of them, as the names of the classes; -1, for unlabeled rows, as a null."""
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     numbers: Any = column.combine_chunks()

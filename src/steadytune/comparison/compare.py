@@ -249,7 +249,7 @@ class ComparisonSession:
         return (whole - scoring) / self.forecast.workers + trials, scoring / self.forecast.workers
 
     def _seconds_of_trials(self, count: int) -> float | None:
-        """Expected seconds of the given number of trials; a trial is a run of any candidate without the test splits."""
+        """Expected seconds of some trials; a trial is a run of any candidate without the test splits."""
         rate, seed = self.settings.learning_rates[0], self.settings.first_seed
         one = [(cell, c, self._plan(cell, c, rate, seed, test=False)) for cell in self.cells for c in self.compared]
         total = self.forecast.total(one) if count else 0.0

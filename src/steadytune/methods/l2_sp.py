@@ -17,7 +17,7 @@ class L2SP(LossMethod):
     """Half the squared distance of the weights to the pretrained ones, and of a new head to zero.
 
     ``weight / 2 * sum ||w - w0||^2 + head_weight / 2 * sum ||w||^2`` (section 3), the first sum over all pretrained
-    parameters that train, biases and LayerNorm included, the second over what is new: the head, and re-initialized layers.
+    parameters that train, biases and LayerNorm included, the second over new ones: head and re-initialized layers.
     It counts once per update whatever the batch size. ``head_weight`` is absolute; ``weight=0`` switches both off.
 
     Example:

@@ -1,4 +1,4 @@
-"""Re-initialization: re-initialize the top layers, because they are the most tied to pretraining (Zhang et al. 2021)."""
+"""Re-initialize the top layers, because they are the most tied to pretraining (Zhang et al. 2021)."""
 
 from __future__ import annotations
 

@@ -84,11 +84,11 @@ def calibration_curves(view: CellView) -> list[CurveView]:
     for split in view.cell.test_splits or ("validation",):
         lines = [line for candidate in view.cell.candidates if (line := _pooled(view, candidate, split)) is not None]
         if lines:
-            even = Line("as it should be", 0, ((0.0, 0.0), (1.0, 1.0)), dashed=True)
+            even = Line("perfectly calibrated", 0, ((0.0, 0.0), (1.0, 1.0)), dashed=True)
             title = f"Calibration on {plain_text(split)}"
             caption = (
-                "All seeds' predictions together, by how sure the model was. Below the dashed line the model is more confident than "
-                f"it may be. Bins of fewer than {LEAST_ROWS} rows are left out."
+                "All seeds' predictions together, by confidence. Below the dashed line the model is "
+                f"overconfident. Bins of fewer than {LEAST_ROWS} rows are left out."
             )
             lowest = min(min(point) for line in lines for point in line.points)
             even = replace(even, points=((lowest, lowest), (1.0, 1.0)))

@@ -36,7 +36,7 @@ CHECKPOINT_SECONDS = 30.0
 def execute(plan: RunPlan, reporter: Any = None, *, wait: bool = True) -> RunRecord:
     """Make one run in its folder, unless it is made already, and say how it ended.
 
-    Nothing that goes wrong in the run is raised: it is in the record, and other runs continue. A failed run is made again
+    Nothing that goes wrong in the run is raised: it is in the record; other runs continue. A failed run is made again
     only if the plan says so. Two processes never make the same run: one of them waits for the other's record.
 
     Args:
@@ -59,7 +59,7 @@ def execute(plan: RunPlan, reporter: Any = None, *, wait: bool = True) -> RunRec
 
 
 def keep_failure(plan: RunPlan, error: str) -> RunRecord:
-    """Record that the process of a run ended before it could say anything; another that took the run over continues."""
+    """Record that the process of a run ended before it could report; another that took the run over continues."""
     record = _record(plan, "failed", error, {}, 0.0)
     with writes_below(plan.home), suppress(Timeout):
         make_folder(plan.lock_file.parent)

@@ -174,7 +174,7 @@ class RayEngine:
         watch.started(plan)
 
     def close(self) -> None:
-        """Stop the runs in progress, which save a checkpoint first. Leave the cluster, and end it if it was started here."""
+        """Stop runs in progress, which save a checkpoint first. Leave the cluster; end it if it was started here."""
         try:
             self._taken(wait=LOOK_AGAIN)
             for ref in self._runs:

@@ -141,7 +141,7 @@ class CandidateStatistics:
 
     @property
     def finding(self) -> Finding | None:
-        """What holds after all corrections, with and without the failed runs; ``None`` if the candidate is not a method."""
+        """What holds after all corrections, with and without the failed runs; ``None`` if it is not a method."""
         if self.against_plain is None or self.worst_case is None or self.holm_p is None:
             return None
         if _holds(self.against_plain, self.holm_p, 1) and _holds(self.worst_case, self.worst_case_holm_p, 1):

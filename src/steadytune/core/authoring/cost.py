@@ -72,7 +72,7 @@ class Cost:
         return Cost(**{f.name: getattr(self, f.name) / (one_in * every) for f in fields(Cost)} | memory)
 
     def one_graph_at_a_time(self) -> Cost:
-        """Memory of terms with ``memory="low"``: no activations beside those of one pass, for a clean pass without a graph.
+        """Memory of terms with ``memory="low"``: the activations of one pass, for a clean pass without a graph.
 
         >>> searched_term(1).one_graph_at_a_time().units
         6

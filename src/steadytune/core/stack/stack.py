@@ -336,7 +336,7 @@ class Stack:
             scaled: the optimizer itself leaves out what a gradient scaler has found not finite.
 
         Raises:
-            DivergedError: a gradient is not finite. On a CPU the weights have not moved then; on a GPU it is raised one
+            DivergedError: a gradient is not finite. On a CPU before the weights move; on a GPU it is raised one
                 update later.
         """
         if self._at_work is not None:

@@ -64,7 +64,7 @@ class PronounQuestion:
 def align(premise: str, hypothesis: str) -> Alignment | None:
     """Find the pronoun and its candidate; ``None`` if the hypothesis is no such substitution.
 
-    Words are compared without regard to case, punctuation not at all. Among several pronouns the one with the most words
+    Words are compared without regard to case, punctuation not at all. The pronoun with the most words
     in common around it counts, and of those the first.
 
     >>> align("The pot was too tall, so I threw it away.", "I threw the pot away.")

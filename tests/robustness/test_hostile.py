@@ -62,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(place)
     os.environ.update(SECRETS)
     try:
-        outcome = train(model.name)
+        outcome = train(model.name, "--keep-checkpoints")
     finally:
         os.chdir(before)
         for name in SECRETS:

@@ -86,7 +86,8 @@ def settings(options: dict[str, Any]) -> Settings:
 
 def command(options: Mapping[str, Any], **changes: Any) -> list[str]:
     given = {**options, **changes}
-    return ["train", *(part for name, v in given.items() for part in (f"--{name.replace('_', '-')}", str(v)))]
+    named = [(f"--{name.replace('_', '-')}", value) for name, value in given.items()]
+    return ["train", *(part for name, value in named for part in ([name] if value is True else [name, str(value)]))]
 
 
 def weights(folder: Path | str) -> dict[str, Tensor]:
@@ -122,7 +123,7 @@ def no_leftovers(folder: Path) -> bool:
 
 
 def test_the_folder_of_a_run_holds_everything(options, place, tiny_folder, capsys) -> None:
-    assert main(command(options, seed=7, set="smart.weight=2")) == 0
+    assert main(command(options, seed=7, set="smart.weight=2", keep_checkpoints=True)) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "validation" in captured.out
@@ -174,6 +175,20 @@ def test_the_folder_of_a_run_holds_everything(options, place, tiny_folder, capsy
     checkpoints = folder / "checkpoints"
     assert {p.name for p in checkpoints.iterdir()} == {f"checkpoint-{n}" for n in (PER_EPOCH, UPDATES)}
     assert all((c / STATE).is_file() for c in checkpoints.iterdir())
+
+
+def test_a_finished_run_takes_little_more_than_its_model(settings, place) -> None:
+    train(settings(output_dir="kept", keep_checkpoints=True))
+    train(settings())
+    size = {
+        name: sum(path.stat().st_size for path in (place / name).rglob("*") if path.is_file())
+        for name in ("run", "run/model", "kept")
+    }
+    assert size["run"] <= 1.3 * size["run/model"] < size["kept"]
+    assert_same_weights("run", "kept")
+    (place / "kept" / "checkpoints").rename(place / "run" / "checkpoints")  # as after a kill before they are removed
+    assert train(settings()).was_finished
+    assert not (place / "run" / "checkpoints").exists()
 
 
 def labeled(labels: Sequence[Any], pair: bool) -> list[tuple[Any, ...]]:
@@ -301,8 +316,8 @@ def test_every_training_setting_reaches_the_trainer(settings, tmp_path) -> None:
         "save_total_limit": 4,
     }
     training = {name for name, facts in all_facts(TrainSettings).items() if facts.panel in (TRAINING, OUTPUT)}
-    # fp16 needs a GPU, the output folder is the run's, and the recipe chooses what others say.
-    assert training - set(changed) == {"fp16", "output_dir", "recipe"}
+    # fp16 needs a GPU, the output folder and what it keeps are the run's, and the recipe chooses what others say.
+    assert training - set(changed) == {"fp16", "keep_checkpoints", "output_dir", "recipe"}
     arguments = training_arguments(settings(**changed), RunFolder(tmp_path))
     assert arguments.output_dir == str(tmp_path / "checkpoints")
     new_name = "activation_checkpointing"
@@ -609,12 +624,12 @@ def test_a_full_disk_is_told_in_one_line(options, place, monkeypatch, capsys) ->
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
 def test_a_disk_that_fills_up_during_training_is_told_in_one_line(options, settings, place, capsys, file) -> None:
-    undisturbed = train(settings(output_dir="undisturbed"))
+    undisturbed = train(settings(output_dir="undisturbed", keep_checkpoints=True))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     size = (place / "undisturbed" / "checkpoints" / f"checkpoint-{PER_EPOCH}" / file).stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, hard))
     try:
-        status = main(command(options))
+        status = main(command(options, keep_checkpoints=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err
@@ -622,4 +637,4 @@ def test_a_disk_that_fills_up_during_training_is_told_in_one_line(options, setti
     assert error.startswith("steadytune: a file could not be written")
     assert error.count("\n") == 1
     assert RunFolder(place / "run").last_checkpoint() is None
-    assert_ends_like(undisturbed, train(settings()))
+    assert_ends_like(undisturbed, train(settings(keep_checkpoints=True)))

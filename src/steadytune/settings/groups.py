@@ -443,8 +443,19 @@ class OutputSettings(Settings):
     )
 
 
+class KeepingSettings(Settings):
+    """What a finished run keeps besides its model and its scores; a comparison keeps no checkpoints."""
+
+    keep_checkpoints: bool = setting(
+        False,
+        "Keep the checkpoints of a finished run.",
+        OUTPUT,
+        determines=False,
+    )
+
+
 class RunSettings(
-    OutputSettings, TrainingSettings, SeedSettings, RateSettings, MethodsOfARun, LengthSettings, SizeSettings,
+    KeepingSettings, OutputSettings, TrainingSettings, SeedSettings, RateSettings, MethodsOfARun, LengthSettings, SizeSettings,
     DataFolderSettings, ModelSettings,
 ):  # fmt: skip
     """What every run has, whichever its rows are. Fields come in the order of the bases, the last one first."""

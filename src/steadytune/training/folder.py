@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -247,6 +247,24 @@ class RunFolder:
     def checkpoint_bytes(self) -> int:
         """What the checkpoints take on the disk."""
         return sum(path.stat().st_size for path in self.checkpoints.rglob("*") if path.is_file())
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints, which nothing reads once the model and its scores are kept."""
+        removed = self.path / "checkpoints.removed.unfinished"
+        remove_folder(removed)
+        if self.checkpoints.is_dir():
+            rename(self.checkpoints, removed)  # so that one that is half removed is told apart from one that is kept
+            remove_folder(removed)
+
+    def finish_removal(self, settings: RunSettings, metrics: Mapping[str, Any]) -> None:
+        """Remove the checkpoints of a finished run that was killed before it had removed them itself."""
+        left = self.checkpoints.is_dir() or (self.path / "checkpoints.removed.unfinished").is_dir()
+        # A run of an older version says nothing of its checkpoints: they stay.
+        if not left or settings.keep_checkpoints or "checkpoints" in metrics or not self.model.is_dir():
+            return
+        if "keep_checkpoints" in _read_yaml(self.config):
+            with suppress(SettingsError), self.held(settings):  # who is still at the run removes them
+                self.remove_checkpoints()
 
     def remove_model(self) -> None:
         """Remove the saved model, of which no part is ever to be seen."""

@@ -58,6 +58,7 @@ class Making:
         folder: of the run.
         reporter: receives the progress.
         seed: of all that is random.
+        keep_checkpoints: leave the checkpoints of the finished run where they are.
     """
 
     methods: list[Method]
@@ -65,6 +66,7 @@ class Making:
     folder: RunFolder
     reporter: Reporter
     seed: int
+    keep_checkpoints: bool = False
 
 
 class Run(ABC):
@@ -142,8 +144,11 @@ class Run(ABC):
         found = {k: v for k, v in self.evaluate(metrics, "after").items() if k != "skipped"} | self._of_training(state)
         skipped = self.skipped()
         found |= {"skipped": skipped} if skipped else {}
+        found |= {"checkpoints": "kept"} if self.making.keep_checkpoints else {}
         self.save()
         write_json(self.folder.metrics, found)
+        if not self.making.keep_checkpoints and self.folder.model.is_dir():  # without a model, they are all there is
+            self.folder.remove_checkpoints()
         return found
 
     def _of_training(self, state: TrainerState) -> dict[str, Any]:

@@ -88,11 +88,12 @@ def train_hybrid(settings: HybridSettings, reporter: Reporter | None = None) -> 
     arguments = training_arguments(settings, folder)
     metrics = folder.read_metrics()
     if "after" in metrics:
+        folder.finish_removal(settings, metrics)
         return RunResult(folder.path, metrics, was_finished=True)
     data = load_data(settings.for_data())
     for note in data.notes:
         reporter.note(note)
-    run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
+    run = _Run(Making(methods, arguments, folder, reporter, settings.seed, settings.keep_checkpoints), settings, data)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         return RunResult(folder.path, run.finish(metrics), was_finished=False)
 

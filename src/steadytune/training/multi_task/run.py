@@ -85,6 +85,8 @@ def train_together(settings: MultiTaskSettings, reporter: Reporter | None = None
     arguments = training_arguments(settings, folder)
     metrics = folder.read_metrics()
     was_finished = "training" in metrics
+    if was_finished:
+        folder.finish_removal(settings, metrics)
     if not was_finished:
         metrics = _first_phase(
             settings=settings,
@@ -126,7 +128,7 @@ def _first_phase(
     if chosen:
         reporter.note(chosen)
         arguments = training_arguments(settings, folder)
-    run = _Run(Making(methods, arguments, folder, reporter, settings.seed), settings, data)
+    run = _Run(Making(methods, arguments, folder, reporter, settings.seed, settings.keep_checkpoints), settings, data)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         return run.finish(metrics)
 

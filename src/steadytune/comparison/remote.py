@@ -26,7 +26,13 @@ from steadytune.support.writing import make_folder, open_file, refuse_links, wri
 
 #: Present last: a run whose record is not there was not sent to its end.
 RECORD = "record.json"
-LEFT_HERE = ("checkpoints", "model.unfinished", "model.removed.unfinished", "checkpoints.removed.unfinished", "run.lock")
+LEFT_HERE = (
+    "checkpoints",
+    "model.unfinished",
+    "model.removed.unfinished",
+    "checkpoints.removed.unfinished",
+    "run.lock",
+)
 #: What fsspec opens and no results are kept in: archives, other URLs' contents, web pages, code, parts of a program.
 NO_STORES = frozenset(
     {"zip", "tar", "libarchive", "reference", "http", "https", "ftp", "data", "dir", "generic", "asyncwrapper", "root"}

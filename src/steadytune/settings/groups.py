@@ -455,8 +455,8 @@ class KeepingSettings(Settings):
 
 
 class RunSettings(
-    KeepingSettings, OutputSettings, TrainingSettings, SeedSettings, RateSettings, MethodsOfARun, LengthSettings, SizeSettings,
-    DataFolderSettings, ModelSettings,
+    KeepingSettings, OutputSettings, TrainingSettings, SeedSettings, RateSettings, MethodsOfARun, LengthSettings,
+    SizeSettings, DataFolderSettings, ModelSettings,
 ):  # fmt: skip
     """What every run has, whichever its rows are. Fields come in the order of the bases, the last one first."""
 

@@ -100,7 +100,9 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
         extent = replace(extent, checkpoint_seconds=max(extent.checkpoint_seconds, CHECKPOINT_SECONDS))
         arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
     only_test = "after" in metrics and folder.model.is_dir()
-    making = Making([] if only_test else methods, arguments, folder, reporter, settings.seed, settings.keep_checkpoints)
+    making = Making(
+        [] if only_test else methods, arguments, folder, reporter, settings.seed, settings.keep_checkpoints
+    )
     run = _Run(making, settings, data, extent, model=str(folder.model) if only_test else settings.model)
     with folder.held(settings):  # only now, so that a mistake leaves no folder behind
         metrics = folder.read_metrics()

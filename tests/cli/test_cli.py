@@ -202,12 +202,12 @@ def test_options_are_the_settings_and_training_settings_are_those_of_transformer
     assert options - {"--help", "-h"} == settings | {"--config", "--quiet", "-q", "--scale"}
 
     training = {name for name, facts in all_facts(TrainSettings).items() if facts.panel in (TRAINING, OUTPUT)}
-    own = {"gradient_checkpointing", "save_steps", "output_dir", "recipe"}
+    own = {"gradient_checkpointing", "keep_checkpoints", "save_steps", "output_dir", "recipe"}
     assert with_fact(TrainSettings, "trainer") == training - own
     assert {"learning_rate", "max_steps", "seed"} <= training
     known = {f.name for f in fields(TrainingArguments)}
     # The one that newer versions of Transformers have renamed.
-    assert training - known <= {"gradient_checkpointing", "recipe"}
+    assert training - known <= {"gradient_checkpointing", "keep_checkpoints", "recipe"}
     assert known & {"gradient_checkpointing", "activation_checkpointing"}
 
 

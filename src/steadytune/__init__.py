@@ -6,6 +6,7 @@ Names are imported when they are first used, so that ``import steadytune`` and t
 
 from __future__ import annotations
 
+from steadytune.models.pooled.auto_classes import register as _register_auto_classes
 from steadytune.names import OTHERS, load, public
 from steadytune.version import __version__ as __version__
 
@@ -22,3 +23,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(["__version__", *public()])
+
+
+_register_auto_classes()

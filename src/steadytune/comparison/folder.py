@@ -35,17 +35,20 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def as_begun(settings: CompareSettings) -> CompareSettings:
-    """The settings, with the recipe that the comparison of this folder was begun with, if none is given.
+    """The settings, with recipe and pooling that the comparison of this folder was begun with, where none are given.
 
     Raises:
         SettingsError: the folder's configuration cannot be read.
     """
     file = settings.folder / CONFIG
-    if "recipe" in settings.model_fields_set or not file.is_file():
+    if not file.is_file():
         return settings
     held = read_yaml(read_text(file, SETTINGS), str(file))
-    recipe = held.get("recipe", "transformers") if isinstance(held, dict) else settings.recipe
-    return settings.model_copy(update={"recipe": recipe})
+    if not isinstance(held, dict):
+        return settings
+    before = {"recipe": "transformers", "pooling": "cls"}
+    begun = {name: held.get(name, old) for name, old in before.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=begun)
 
 
 def claim(settings: CompareSettings) -> None:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import queue
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from steadytune.errors import ModelNotFoundError, did_you_mean
+from steadytune.errors import ModelNotFoundError, SteadytuneError, did_you_mean
 from steadytune.heads.registry import head_of
 from steadytune.models.folder_check import check_folder
 from steadytune.models.new_head import draw_head, in_short, is_of_the_head, other_outputs
+from steadytune.models.pooled.choice import Pooling, choose_pooling
 from steadytune.support.hub import CONNECTION_SECONDS, hub_address, hub_is_reachable, within
 from steadytune.support.text import brief
 from steadytune.tasks.task import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: How the weights are held: in 32 bits, or as they are stored.
 Dtype = Literal["float32", "auto"]
@@ -140,6 +141,7 @@ def load_model(
     trust_remote_code: bool = False,
     new_head: bool = False,
     dtype: Dtype = "float32",
+    pooling: Pooling = "auto",
     trained: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ModelSource]:
     """Load a model with the head of a task, and its tokenizer; safetensors only.
@@ -154,33 +156,27 @@ def load_model(
             on with RTE), draw a new one and say so in the note. Otherwise such a checkpoint is refused.
         dtype: of the weights, ``"float32"`` or, as they are stored, ``"auto"``: an optimizer loses most updates of
             weights in 16 bits.
+        pooling: how token states become one vector for classes, several labels and numbers: ``"auto"`` as the
+            checkpoint declares (sentence encoders do), else the architecture's own head, which is ``"cls"``.
         trained: for predictions: also refuse a checkpoint that lacks weights of the head.
 
     Raises:
         ModelNotFoundError: it is nowhere, or cannot be loaded as such a model.
+        SettingsError: the head or the model cannot be pooled.
     """
     source, head = find_model(name), head_of(task.head)
     options: dict[str, Any] = {
         "trust_remote_code": trust_remote_code,
         "local_files_only": source.found_in != "hub",
     }
-    import transformers
-
     from steadytune.models.tokenizer import fit_tokens, give_padding, load_tokenizer
 
+    loading: dict[str, Any]
     try:
-        config = transformers.AutoConfig.from_pretrained(source.location, **options)
-        kind = head.auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False))
-        model, loading = getattr(transformers, kind).from_pretrained(
-            source.location,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
-            dtype=_precision(config, dtype),
-            **head.configuration(task.label_names),
-            **options,
-        )
+        config, model, loading = _load_weights(source, task, options, pooling, dtype, new_head=new_head)
         tokenizer = load_tokenizer(source.location, head, options)
+    except SteadytuneError:
+        raise
     except Exception as error:  # Transformers raises many types here; each becomes one line
         reason = brief(error, 10_000)
         if "ignore_mismatched_sizes" in reason:
@@ -207,6 +203,36 @@ def load_model(
     notes.append(give_padding(model, tokenizer, head))
     _require_whole_characters(tokenizer, name)
     return model, tokenizer, replace(source, note=" ".join(note for note in notes if note) or None)
+
+
+def _load_weights(
+    source: ModelSource, task: Task, options: Mapping[str, Any], pooling: Pooling, dtype: Dtype, *, new_head: bool
+) -> tuple[PreTrainedConfig, PreTrainedModel, dict[str, Any]]:
+    """Return the configuration as it is stored, the model, and what Transformers reports about its weights."""
+    import transformers
+
+    head = head_of(task.head)
+    how: dict[str, Any] = {
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": new_head,
+        **options,
+    }
+    config = transformers.AutoConfig.from_pretrained(source.location, **options)
+    how["dtype"] = _precision(config, dtype)
+    chosen = choose_pooling(source.location, head, config, pooling, from_hub=source.found_in == "hub")
+    if chosen is None:
+        kind = head.auto_class(is_encoder_decoder=getattr(config, "is_encoder_decoder", False))
+        outputs = head.configuration(task.label_names)
+        model, loading = getattr(transformers, kind).from_pretrained(source.location, **how, **outputs)
+        return config, model, loading
+    from steadytune.models.pooled.configuration import PooledConfig
+    from steadytune.models.pooled.modeling import PooledForSequenceClassification
+
+    named = transformers.AutoConfig.from_pretrained(source.location, **head.configuration(task.label_names), **options)
+    own = PooledConfig.over(named, chosen.pooling, normalize=chosen.normalize)
+    model, loading = PooledForSequenceClassification.from_pretrained(source.location, config=own, **how)
+    return config, model, loading
 
 
 def _note_on_precision(config: Any, dtype: Dtype) -> str | None:

@@ -22,6 +22,7 @@ from steadytune.settings.groups import (
     MethodSettings,
     ModelSettings,
     OutputSettings,
+    PoolingSettings,
     RecipeSettings,
     SmoothingSettings,
     TrainingSettings,
@@ -59,7 +60,7 @@ def _as_texts(value: Any) -> Any:
 
 class CompareSettings(
     OutputSettings, SmoothingSettings, RecipeSettings, TrainingSettings, MethodSettings, GroupingSettings,
-    LengthSettings, LimitSettings, HoldOutSettings, FileSettings, DataFolderSettings, ModelSettings,
+    LengthSettings, LimitSettings, HoldOutSettings, FileSettings, DataFolderSettings, ModelSettings, PoolingSettings,
 ):  # fmt: skip
     """Settings of a comparison: what its runs share, and what differs between them.
 

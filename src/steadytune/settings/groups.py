@@ -53,6 +53,16 @@ class ModelSettings(Settings):
     trust_remote_code: bool = setting(False, "Run code that the model brings along.", MODEL)
 
 
+class PoolingSettings(Settings):
+    """How the states of a text's tokens become one vector."""
+
+    pooling: Literal["auto", "cls", "mean", "max", "first", "last"] = setting(
+        "auto",
+        "Pool token states: 'auto' as the checkpoint declares, 'cls' by the model's own head.",
+        MODEL,
+    )
+
+
 class TaskSettings(Settings):
     """The rows of one named task."""
 

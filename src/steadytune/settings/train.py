@@ -9,6 +9,7 @@ from steadytune.settings.groups import (
     GroupingSettings,
     HoldOutSettings,
     LimitSettings,
+    PoolingSettings,
     RecipeSettings,
     RunSettings,
     SmoothingSettings,
@@ -25,6 +26,7 @@ class TrainSettings(
     HoldOutSettings,
     FileSettings,
     TaskSettings,
+    PoolingSettings,
 ):
     """Settings of one training run.
 

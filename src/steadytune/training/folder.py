@@ -81,7 +81,7 @@ class RunFolder:
             ignored = still_open or {"recipe"}  # nor does it matter who has chosen what is the same
             wanted, held = (
                 {k: v for k, v in determining(type(settings), values).items() if k not in ignored}
-                for values in (settings.model_dump(), _recipe_before(settings) | _read_yaml(self.config))
+                for values in (settings.model_dump(), _written_before(settings) | _read_yaml(self.config))
             )
             different = sorted((k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)), key=str)
             if different:
@@ -97,14 +97,19 @@ class RunFolder:
             raise SettingsError(f"--output-dir {self.path}: is not empty and holds no run; give another folder.")
 
     def as_begun(self, settings: Settings) -> Settings:
-        """The settings, with the recipe that an unfinished run of this folder was begun with, if none is given.
+        """The settings, with recipe and pooling that a run of this folder was begun with, where none are given.
 
         Raises:
             SettingsError: the folder's configuration cannot be read.
         """
-        if not left_to_the_recipe(settings) or "recipe" in settings.model_fields_set or not self.config.is_file():
+        if not self.config.is_file():
             return settings
-        return settings.model_copy(update={"recipe": _read_yaml(self.config).get("recipe", "transformers")})
+        held, begun = _read_yaml(self.config), {}
+        if left_to_the_recipe(settings) and "recipe" not in settings.model_fields_set:
+            begun["recipe"] = held.get("recipe", "transformers")
+        if "pooling" in type(settings).model_fields and "pooling" not in settings.model_fields_set:
+            begun["pooling"] = held.get("pooling", "cls")
+        return settings.model_copy(update=begun) if begun else settings
 
     def _is_own_beginning(self, entry: Path) -> bool:
         """Whether a run that was ended before it was claimed may have left this."""
@@ -335,9 +340,10 @@ def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": entry["step"], **entry}
 
 
-def _recipe_before(settings: RunSettings) -> dict[str, Any]:
-    """What the configuration of a run that was written before there were recipes does not say."""
-    return {"recipe": "transformers"} if "recipe" in type(settings).model_fields else {}
+def _written_before(settings: RunSettings) -> dict[str, Any]:
+    """What the configuration of a run does not say that was written before there were recipes and poolings."""
+    before = {"recipe": "transformers", "pooling": "cls"}
+    return {name: value for name, value in before.items() if name in type(settings).model_fields}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class _Run(Run):
             self.data.task,
             trust_remote_code=self.settings.trust_remote_code,
             dtype=self.settings.dtype,
+            pooling=self.settings.pooling if self.source != str(self.folder.model) else "auto",
             new_head=self.source != str(self.folder.model),  # what was trained is only evaluated, with its own head
         )
         if source.note:

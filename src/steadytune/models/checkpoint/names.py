@@ -65,6 +65,11 @@ def empty_model(folder: Path, head: str | None) -> nn.Module:
 def _saved_class(config: Any) -> Any:
     import transformers
 
+    from steadytune.models.pooled.configuration import PooledConfig
+    from steadytune.models.pooled.modeling import PooledForSequenceClassification
+
+    if config.model_type == PooledConfig.model_type:
+        return PooledForSequenceClassification
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):

@@ -262,6 +262,7 @@ def _load(
             trust_remote_code=settings.trust_remote_code,
             new_head=True,
             dtype=settings.dtype,
+            pooling="cls",
         )
         if source.note:
             reporter.note(f"{task}: {source.note}")

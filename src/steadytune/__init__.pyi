@@ -43,6 +43,7 @@ from steadytune.prediction.predict import Predictions as Predictions
 from steadytune.prediction.predict import predict as predict
 from steadytune.prediction.prediction import Prediction as Prediction
 from steadytune.reporting.report import report as report
+from steadytune.training.run import probe as probe
 from steadytune.version import __version__ as __version__
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "perturb_weights",
     "pgd",
     "predict",
+    "probe",
     "r3f",
     "r4f",
     "r_drop",

@@ -26,6 +26,7 @@ OTHERS = {
     "compare": "steadytune.notebook:compare",
     "perturb_checkpoint": "steadytune.models.checkpoint.perturb:perturb_checkpoint",
     "perturb_weights": "steadytune.methods.noisytune:perturb_weights",
+    "probe": "steadytune.training.run:probe",
     "predict": "steadytune.prediction.predict:predict",
     "report": "steadytune.reporting.report:report",
 }

@@ -231,8 +231,8 @@ def _load_weights(
 
     named = transformers.AutoConfig.from_pretrained(source.location, **head.configuration(task.label_names), **options)
     own = PooledConfig.over(named, chosen.pooling, normalize=chosen.normalize)
-    model, loading = PooledForSequenceClassification.from_pretrained(source.location, config=own, **how)
-    return config, model, loading
+    loaded: Any = PooledForSequenceClassification.from_pretrained(source.location, config=own, **how)
+    return config, *loaded  # two of them, as `output_loading_info` asks
 
 
 def _note_on_precision(config: Any, dtype: Dtype) -> str | None:

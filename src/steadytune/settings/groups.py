@@ -63,6 +63,14 @@ class PoolingSettings(Settings):
     )
 
 
+class ProbeSettings(Settings):
+    """Whether the encoder is trained at all."""
+
+    probe: bool = setting(
+        False, "Keep the encoder frozen and fit a linear model on its vectors: seconds instead of minutes.", METHODS
+    )
+
+
 class TaskSettings(Settings):
     """The rows of one named task."""
 

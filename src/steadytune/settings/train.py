@@ -10,6 +10,7 @@ from steadytune.settings.groups import (
     HoldOutSettings,
     LimitSettings,
     PoolingSettings,
+    ProbeSettings,
     RecipeSettings,
     RunSettings,
     SmoothingSettings,
@@ -27,6 +28,7 @@ class TrainSettings(
     FileSettings,
     TaskSettings,
     PoolingSettings,
+    ProbeSettings,
 ):
     """Settings of one training run.
 

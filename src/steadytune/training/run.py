@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, set_seed
@@ -17,6 +18,8 @@ from steadytune.heads.registry import head_of
 from steadytune.methods.registry import build_methods
 from steadytune.models.inputs import ModelInputs
 from steadytune.models.load import load_model, longest_input
+from steadytune.models.pooled.choice import Pooling
+from steadytune.settings.resolve import resolve
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import write_json
 from steadytune.tasks.task import TaskData
@@ -26,6 +29,7 @@ from steadytune.training.chosen import follow_recipe
 from steadytune.training.collapse import collapse
 from steadytune.training.folder import RunFolder
 from steadytune.training.predictions import FOLDER, keeping
+from steadytune.training.probe import OF_TRAINING, finish_probe, pooling_of_a_probe, refuse_what_a_probe_ignores
 from steadytune.training.reporter import Reporter, Silent
 from steadytune.training.rows import fewer_rows, load_data
 from steadytune.training.skeleton import Making, Run, RunResult
@@ -94,12 +98,14 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
     data = load_data(settings)
     for note in data.notes:
         reporter.note(note)
-    settings, chosen = follow_recipe(settings, [data])
+    settings, chosen = follow_recipe(settings, [data], leave=OF_TRAINING if settings.probe else ())
     if chosen:
         reporter.note(chosen)
         extent = replace(extent, checkpoint_seconds=max(extent.checkpoint_seconds, CHECKPOINT_SECONDS))
         arguments = training_arguments(settings, folder, each_epoch=extent.each_epoch)
     only_test = "after" in metrics and folder.model.is_dir()
+    if settings.probe:
+        refuse_what_a_probe_ignores(settings, data.task.head)
     making = Making(
         [] if only_test else methods, arguments, folder, reporter, settings.seed, settings.keep_checkpoints
     )
@@ -110,6 +116,31 @@ def train(settings: TrainSettings, reporter: Reporter | None = None, extent: Ext
             return RunResult(folder.path, metrics, was_finished=True)
         metrics = run.evaluate_skipped(metrics) if only_test else run.finish(metrics)
         return RunResult(folder.path, metrics, was_finished=False)
+
+
+def probe(model: str, rows: str | Path, **settings: Any) -> RunResult:
+    """Fit a linear model on the vectors of a frozen encoder, in seconds; what fine-tuning has to beat.
+
+    Vectors are pooled as the checkpoint declares, else the mean over the last layer's real tokens. Logistic regression
+    for classes and several labels, ridge regression for numbers; cross-validation within the training rows chooses the
+    penalty. The run's folder is that of `steadytune train --probe`: its model loads, predicts and is evaluated alike.
+
+    Args:
+        model: ``"minilm"``, a folder or a Hub id.
+        rows: a file of training rows.
+        settings: others of `TrainSettings`, such as ``test_file``, ``text_column`` or ``output_dir``.
+
+    Raises:
+        SteadytuneError: settings, rows or model cannot be used; the message says what to do.
+
+    For example, with the columns ``text`` and ``label``::
+
+        result = steadytune.probe("minilm", "train.csv", test_file="test.csv", output_dir="runs/probe")
+        print(result.metrics["after"]["test"])
+        steadytune.predict(result.folder, ["a great film"])
+    """
+    given = {"model": model, "train_file": str(rows), "probe": True, **settings}
+    return train(resolve(TrainSettings, given))
 
 
 class _Run(Run):
@@ -127,7 +158,7 @@ class _Run(Run):
             self.data.task,
             trust_remote_code=self.settings.trust_remote_code,
             dtype=self.settings.dtype,
-            pooling=self.settings.pooling if self.source != str(self.folder.model) else "auto",
+            pooling=self._pooling(),
             new_head=self.source != str(self.folder.model),  # what was trained is only evaluated, with its own head
         )
         if source.note:
@@ -135,6 +166,15 @@ class _Run(Run):
         self.max_length = min(self.settings.max_length, longest_input(self.model, self.tokenizer))
         if self.max_length < self.settings.max_length:
             self.reporter.note(f"Texts are cut after {self.max_length} tokens: {self.settings.model} takes no more.")
+
+    def _pooling(self) -> Pooling:
+        if self.source == str(self.folder.model):  # which has its own
+            return "auto"
+        return pooling_of_a_probe(self.settings) if self.settings.probe else self.settings.pooling
+
+    def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Run`; a probe fits a linear model in place of the training."""
+        return finish_probe(self, metrics) if self.settings.probe else super().finish(metrics)
 
     def read_rows(self) -> None:
         """Encode every split."""

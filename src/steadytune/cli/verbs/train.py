@@ -56,7 +56,8 @@ def run(settings: TrainSettings, options: FromFile) -> None:
         reporter.note(f"Mean gap to English over {len(found) - ('en' in found)} languages: {mean_gap(found):.4f}")
     training = result.metrics["training"]
     updates = counted(training["updates"], "update")
-    reporter.note(f"{updates} in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}")
+    done = "Probe fitted" if settings.probe else updates
+    reporter.note(f"{done} in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}")
     spare = told_of_checkpoints(RunFolder(result.folder))
     if spare:
         reporter.note(spare)

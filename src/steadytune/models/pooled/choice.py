@@ -68,7 +68,7 @@ def _folder(location: str, *, from_hub: bool) -> Path:
     """The folder that may hold the files of sentence-transformers; those of a Hub model are fetched first."""
     if not from_hub:
         return Path(location)
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     places = [cached_file(location, name, _raise_exceptions_for_missing_entries=False) for name in _FILES]
     return Path(places[0]).parent if places[0] else Path(location)

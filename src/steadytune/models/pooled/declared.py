@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from steadytune.support.reading import read_json
 
+Mode = Literal["mean", "max", "first", "last"]
 #: Switches of ``1_Pooling/config.json``, and our names.
-_MODES = {
+_MODES: dict[str, Mode] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
 }
+
+#: Values of ``pooling_mode`` in newer files.
+_NAMES: dict[str, Mode] = {"mean": "mean", "cls": "first", "max": "max", "lasttoken": "last"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Declared:
         normalize: vectors are normalized.
     """
 
-    pooling: str
+    pooling: Mode
     normalize: bool
 
 
@@ -43,9 +48,9 @@ def declared_pooling(folder: Path) -> Declared | None:
         switches = read_json(folder / place / "config.json")
     except (OSError, ValueError, TypeError, KeyError, StopIteration, AttributeError):
         return None
-    found = [name for switch, name in _MODES.items() if switches.get(switch) is True]
+    found: list[Mode] = [name for switch, name in _MODES.items() if switches.get(switch) is True]
     others = [key for key, on in switches.items() if key.startswith("pooling_mode_") and on is True]
     if not found and isinstance(switches.get("pooling_mode"), str):
-        named = {"mean": "mean", "cls": "first", "max": "max", "lasttoken": "last"}.get(switches["pooling_mode"])
+        named = _NAMES.get(switches["pooling_mode"])
         found, others = ([named], [named]) if named else ([], [])
     return Declared(found[0], "Normalize" in kinds) if len(found) == len(others) == 1 else None

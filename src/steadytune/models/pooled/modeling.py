@@ -32,7 +32,7 @@ class PooledForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: PooledConfig) -> None:
         own = config.encoder()
-        kind = AutoModel._model_mapping[type(own)]
+        kind: Any = AutoModel._model_mapping[type(own)]
         for name in _SUPPORTS:  # asked for when the configuration's attention is chosen
             setattr(self, name, getattr(kind, name, False))
         super().__init__(config)
@@ -41,9 +41,9 @@ class PooledForSequenceClassification(PreTrainedModel):
         self.base_model_prefix = encoder.base_model_prefix
         self._no_split_modules = encoder._no_split_modules
         setattr(self, self.base_model_prefix, encoder)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 2)
         self.dropout = nn.Dropout(_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def features(self, **inputs: Any) -> Tensor:
@@ -82,7 +82,8 @@ class PooledForSequenceClassification(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Draw a new classifier as the encoder draws its layers."""
-        self.base_model._init_weights(module)
+        encoder: Any = self.base_model
+        encoder._init_weights(module)
 
 
 def _made(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:

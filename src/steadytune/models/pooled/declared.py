@@ -52,5 +52,6 @@ def declared_pooling(folder: Path) -> Declared | None:
     others = [key for key, on in switches.items() if key.startswith("pooling_mode_") and on is True]
     if not found and isinstance(switches.get("pooling_mode"), str):
         named = _NAMES.get(switches["pooling_mode"])
-        found, others = ([named], [named]) if named else ([], [])
+        found = [named] if named else []
+        others = [str(name) for name in found]
     return Declared(found[0], "Normalize" in kinds) if len(found) == len(others) == 1 else None

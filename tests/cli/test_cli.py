@@ -719,19 +719,24 @@ def test_version_and_help(capsys) -> None:
 
 def test_methods_are_listed_with_their_settings(capsys) -> None:
     text = output(capsys, "methods")
-    flat = " ".join(text.split())
     for name, entry in REGISTRY.items():
-        assert re.search(rf"│ {re.escape(name)} +│", text), name
-        for method in entry.methods():
-            assert f"{method.name}: {method.paper}" in flat
+        assert re.search(rf"^{re.escape(name)} (\* )?", text, re.MULTILINE), name
         shown = output(capsys, "methods", name)
         for method in entry.methods():
             assert f"{method.name}  ({method.role}) {method.paper.split(',')[0]}" in shown
             for setting in fields(method):
                 assert re.search(rf"^ +{setting.name} ", shown, re.MULTILINE), setting.name
-    row = re.search(r"│ smoothness +│.*", text)
-    assert row
-    assert "2.67 x" in row.group()
+    assert re.search(r"^smoothness +loss +2\.67 x +0 ", text, re.MULTILINE)
+    assert not re.search(r"\n {30,}\S.*\n {30,}\S", text), "no cell has three lines at 80 columns"
+
+
+@pytest.mark.parametrize("role", ["weights", "loss", "step", "optimizer", "model"])
+def test_methods_of_one_role(capsys, role: str) -> None:
+    text = output(capsys, "methods", "--role", role)
+    shown = {
+        line.split()[0] for line in text.splitlines()[1:] if re.match(r"[a-z_0-9.]+ (\* )? *[a-z+]+ +\d\.\d\d x", line)
+    }
+    assert shown == {name for name, entry in REGISTRY.items() if role in {m.role for m in entry.methods()}}
 
 
 def test_tasks_are_listed(capsys) -> None:

@@ -58,7 +58,7 @@ class ChildTuning(OptimizerMethod):
     """
 
     name: ClassVar[str] = "child_tuning"
-    summary: ClassVar[str] = "updates only a part of the weights: at random, or the most informative"
+    summary: ClassVar[str] = "updates a part of the weights: random or most informative"
     paper: ClassVar[str] = "Child-Tuning, Xu et al., EMNLP 2021, algorithm 1"
     off_settings: ClassVar[Mapping[str, Any]] = {"share": 1.0}
     variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"variant": "D"},)

@@ -35,7 +35,7 @@ class Mixout(ModelMethod):
     """
 
     name: ClassVar[str] = "mixout"
-    summary: ClassVar[str] = "weights go back to the pretrained ones at random, as in dropout"
+    summary: ClassVar[str] = "resets random weights to the pretrained ones, like dropout"
     paper: ClassVar[str] = "Lee et al., ICLR 2020, eq. 5"
     keeps_pretrained: ClassVar[bool] = True
     off_settings: ClassVar[Mapping[str, Any]] = {"probability": 0.0}

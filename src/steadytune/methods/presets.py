@@ -46,7 +46,7 @@ class _Smart:
     def __repr__(self) -> str:
         return "smart"
 
-    @preset("the same with every setting of the paper written out")
+    @preset("the paper's settings, written out")
     def paper(self, weight: float = 1.0, proximal_weight: float = 1.0) -> tuple[LossMethod, ...]:
         """Every setting of the paper written out: epsilon = sigma = 1e-5, eta = 1e-3, S = K = 1, beta .99, then .999.
 
@@ -92,7 +92,7 @@ class _Smart:
             Bregman(weight=proximal_weight, every=one_in),
         )
 
-    @preset("smoothness alone: what measured best of smart's parts on few rows", takes=Smoothness)
+    @preset("smoothness alone, the best measured on few rows", takes=Smoothness)
     def recommended(self, weight: float = 1.0, **smoothness: Any) -> tuple[LossMethod, ...]:
         """What measured best of SMART's parts: R_s with fresh dropout masks, without the Bregman term.
 
@@ -112,7 +112,7 @@ class _Smart:
         _refuse_unknown("smart.recommended", smoothness, Smoothness)
         return (Smoothness(weight=weight, **smoothness),)
 
-    @preset("the perturbation of the released code: radius 1 per token, no bregman")
+    @preset("as in the released code: radius 1 a token, no bregman")
     def mt_dnn(self, weight: float = 1.0) -> tuple[LossMethod, ...]:
         """The perturbation of the code released with the paper: R_s alone, and a radius of 1 per token.
 

@@ -32,7 +32,7 @@ class RecAdam(OptimizerMethod):
     """
 
     name: ClassVar[str] = "recadam"
-    summary: ClassVar[str] = "Adam that lets go of the pretrained weights little by little"
+    summary: ClassVar[str] = "Adam that slowly lets go of the pretrained weights"
     paper: ClassVar[str] = "RecAdam, Chen et al., EMNLP 2020, eq. 8"
     claims: ClassVar[frozenset[str]] = frozenset({OPTIMIZER})
     keeps_pretrained: ClassVar[bool] = True

@@ -91,7 +91,7 @@ class Smoothness(LossMethod):
     """
 
     name: ClassVar[str] = "smoothness"
-    summary: ClassVar[str] = "stays the same under small adversarial moves of the word embeddings"
+    summary: ClassVar[str] = "same outputs under small adversarial moves of embeddings"
     paper: ClassVar[str] = "SMART, Jiang et al., ACL 2020, eq. 1"
     claims: ClassVar[frozenset[str]] = frozenset({ADVERSARY})
     strong_settings: ClassVar[Mapping[str, Any]] = {"radius": 1e-2, "noise_std": 1e-2, "step_size": 1e-2}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,10 @@ from steadytune.settings.fields import METHODS, Settings, setting
 
 if TYPE_CHECKING:
     from steadytune.core.authoring.method import Method
+    from steadytune.methods.registry import Entry
+
+#: Where `docs/start/which-method.md` begins, after plain training with a tuned rate.
+BEGIN_WITH = ("noisytune", "r_drop", "smart")
 
 SUMMARY = "List the methods with role, paper and cost; with names, their settings and ranges."
 PANEL = "What there is"
@@ -34,39 +39,49 @@ class Options(Settings):
         repeated=True,
         completes="single_methods",
     )
+    role: Literal["weights", "loss", "step", "optimizer", "model"] | None = setting(
+        None, "Only methods that change this part of the training.", METHODS, first=2, metavar="ROLE"
+    )
 
 
 def run(options: Options) -> None:
     """Print all methods as a table, or the settings of the named ones."""
     refuse_unknown_methods(options.names)
-    from steadytune.core.authoring.cost import PLAIN_STEP  # these import torch
-    from steadytune.core.stack.composition import total_cost
-    from steadytune.methods.registry import all_methods, method_classes
+    from steadytune.methods.registry import all_methods, method_classes  # which import torch
 
-    known = all_methods()
     console = Screen()
     if options.names:
         for method in method_classes(options.names):
             _show_settings(console, method())
         return
-    table = Table(header_style="bold")
+    shown = [entry for entry in all_methods().values() if options.role in (None, *_roles(entry))]
+    console.print(_table(shown))
+    console.print(
+        "* begin here. step: arithmetic of a training step, plain = 1. copies: extra copies of the trainable weights. "
+        "Names combine: noisytune,smart. `steadytune methods NAME` shows paper and settings.",
+        style="dim",
+    )
+
+
+def _table(shown: Iterable[Entry]) -> Table:
+    """One line for most methods at 80 columns, without a frame."""
+    from steadytune.core.authoring.cost import PLAIN_STEP
+    from steadytune.core.stack.composition import total_cost
+
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
     for column in ("name", "role", "step", "copies", "what it does"):
         number = column in ("step", "copies")
         table.add_column(column, justify="right" if number else "left", no_wrap=column != "what it does")
-    for entry in known.values():
-        parts = entry.methods()
-        total = total_cost(parts)
+    for entry in shown:
+        total = total_cost(entry.methods())
+        name = f"{entry.name} *" if entry.name in BEGIN_WITH else entry.name
         relative = f"{total.units / PLAIN_STEP.units:.2f} x"
-        roles = "+".join(dict.fromkeys(m.role for m in parts))
-        table.add_row(entry.name, roles, relative, str(total.weight_copies), entry.summary)
-    console.print(table)
-    console.print(
-        "step: arithmetic of a training step, plain = 1. copies: extra copies of the trainable weights. "
-        "Names combine: noisytune,smart. `steadytune methods NAME` shows settings.",
-        style="dim",
-    )
-    for method in method_classes():
-        console.print(f"{method.name}: {method.paper}", style="dim", highlight=False, markup=False)
+        table.add_row(name, "+".join(_roles(entry)), relative, str(total.weight_copies), entry.summary)
+    return table
+
+
+def _roles(entry: Entry) -> list[str]:
+    return list(dict.fromkeys(method.role for method in entry.methods()))
 
 
 def _show_settings(console: Console, method: Method) -> None:

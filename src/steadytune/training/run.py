@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, set_seed
+import numpy as np
+from transformers import EvalPrediction, TrainerCallback, set_seed
 
 from steadytune.heads.columns import TEXT_PAIR
 from steadytune.heads.encoded import Encoded
 from steadytune.heads.features import encode
 from steadytune.heads.head import Scorer
 from steadytune.heads.registry import head_of
+from steadytune.heads.scores.by_class import ByClass, scores_by_class
 from steadytune.methods.registry import build_methods
 from steadytune.models.inputs import ModelInputs
 from steadytune.models.load import load_model, longest_input
@@ -148,6 +150,8 @@ class _Run(Run):
 
     def __init__(self, making: Making, settings: TrainSettings, data: TaskData, extent: Extent, model: str) -> None:
         self.settings, self.data, self.extent, self.source = settings, data, extent, model
+        #: Scores by class of each split's latest evaluation.
+        self.by_class: dict[str, ByClass] = {}
         super().__init__(making)
 
     def load(self) -> None:
@@ -236,6 +240,7 @@ class _Run(Run):
     def evaluate_skipped(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the saved model on what was left out."""
         found = metrics["after"] | self._evaluate(metrics["skipped"])
+        self.by_class = {**metrics.get("by_class", {}), **self.by_class}
         metrics = {k: v for k, v in metrics.items() if k != "skipped"} | self._results(found)
         write_json(self.folder.metrics, metrics)
         return metrics
@@ -244,7 +249,9 @@ class _Run(Run):
         found = transfer(self.data.task, after)
         names = self.data.task.label_names or ()
         of = {"f1_of": names[1]} if head_of(self.data.task.head).one_class_per_row and len(names) == 2 else {}
-        return {"after": after, "metric": self.data.task.metric, **of, **({"transfer": found} if found else {})}
+        by_class = {"by_class": self.by_class} if self.by_class else {}
+        transferred = {"transfer": found} if found else {}
+        return {"after": after, "metric": self.data.task.metric, **of, **by_class, **transferred}
 
     def _collapse(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
         """What ``metrics.json`` says where the validation split shows that nothing was learned."""
@@ -258,9 +265,21 @@ class _Run(Run):
 
     def _scorer(self, name: str) -> Scorer:
         split, task = self.splits[name], self.data.task
-        scorer = head_of(task.head).scorer(task, split, name)
+        scorer = self._by_class_too(head_of(task.head).scorer(task, split, name), name)
         file = self.folder.path / FOLDER / f"{name}.npz"
         return keeping(scorer, task.head, split, file) if self.extent.keep_predictions else scorer
+
+    def _by_class_too(self, scorer: Scorer, name: str) -> Scorer:
+        names = self.data.task.label_names
+        if not head_of(self.data.task.head).one_class_per_row or names is None:
+            return scorer
+
+        def score(found: EvalPrediction) -> dict[str, float]:
+            scores = scorer(found)  # which refuses what is not scored
+            self.by_class[name] = scores_by_class(np.asarray(found.predictions), np.asarray(found.label_ids), names)
+            return scores
+
+        return score
 
     def _evaluated(self) -> list[str]:
         return [name for name in self.splits if name != "train"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from steadytune.cli.quick import refuse_unknown_methods
 from steadytune.cli.stopped import told_how_to_go_on
 from steadytune.cli.views.console import Screen
@@ -12,6 +15,9 @@ from steadytune.support.quiet_libraries import quiet_libraries
 from steadytune.support.text import counted
 from steadytune.training.folder import RunFolder
 from steadytune.training.rows import check_source
+
+if TYPE_CHECKING:
+    from steadytune.heads.scores.by_class import ByClass
 
 SUMMARY = "Fine-tune a model of any head (classes, numbers, tags, answers, text) on a named task or on your own rows."
 PANEL = "Train"
@@ -50,6 +56,8 @@ def run(settings: TrainSettings, options: FromFile) -> None:
     if result.was_finished:
         reporter.note("This run was finished before; these are its results.")
     console.print(before_and_after(result.metrics))
+    if "by_class" in result.metrics:
+        _show_classes(console, result.metrics["by_class"])
     if "transfer" in result.metrics:
         found = result.metrics["transfer"]
         console.print(transfer_table(found, result.metrics["metric"]))
@@ -58,11 +66,21 @@ def run(settings: TrainSettings, options: FromFile) -> None:
     updates = counted(training["updates"], "update")
     done = "Probe fitted" if settings.probe else updates
     reporter.note(f"{done} in {training['seconds_in_last_session']:.0f} s. Kept in {result.folder}")
-    spare = told_of_checkpoints(RunFolder(result.folder))
+    spare = "" if settings.keep_checkpoints else told_of_checkpoints(RunFolder(result.folder))
     if spare:
         reporter.note(spare)
     if "collapse" in result.metrics:  # the last line: the table above looks like success
         reporter.note(result.metrics["collapse"])
+
+
+def _show_classes(console: Screen, by_class: Mapping[str, ByClass]) -> None:
+    """Show the classes of the test rows, else of the validation rows, if they are few."""
+    from steadytune.cli.views.console import MOST_CLASSES, class_table
+
+    split = "test" if "test" in by_class else next(reversed(by_class))
+    if len(by_class[split]["classes"]) <= MOST_CLASSES:
+        console.print(f"{split}, by class:", markup=False, highlight=False)
+        console.print(class_table(by_class[split]))
 
 
 def told_of_checkpoints(folder: RunFolder) -> str:

@@ -6,7 +6,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,10 +23,15 @@ from rich.text import Text
 
 from steadytune.support.text import counted, duration, printable
 
+if TYPE_CHECKING:
+    from steadytune.heads.scores.by_class import ByClass
+
 SHOWN = (
     *("accuracy", "exact_match", "f1", "f1_micro", "matthews", "pearson", "spearman", "mse"),
     *("token_accuracy", "perplexity"),
 )
+#: Most classes with a table of their own, and most of the classes that a class's rows were taken for.
+MOST_CLASSES, MOST_TAKEN = 12, 4
 #: Letters of a class's name in a heading.
 LONGEST_NAME = 20
 #: Seconds and updates after which a line estimates the training time where there is no bar, unless it is short.
@@ -197,6 +202,22 @@ def before_and_after(metrics: Mapping[str, Any]) -> Table:
         before = metrics["before"].get(split, {})
         cells = [_change(before.get(name), after.get(name)) for name in ("loss", *names)]
         table.add_row(split, f"{after['rows']:,}", *cells)
+    return table
+
+
+def class_table(found: ByClass) -> Table:
+    """A table of each class: rows, precision, recall, F1, and its most frequent predictions."""
+    table = PlainTable(header_style="bold")
+    table.add_column("class", overflow="fold")
+    for name in ("rows", "precision", "recall", "f1"):
+        table.add_column(name, justify="right")
+    table.add_column("predicted as", overflow="fold")
+    names = list(found["classes"])
+    for (name, scores), counts in zip(found["classes"].items(), found["confusion"], strict=True):
+        taken = sorted((pair for pair in zip(counts, names, strict=True) if pair[0]), reverse=True)
+        told = ", ".join(f"{shortened(other)} {count:,}" for count, other in taken[:MOST_TAKEN])
+        values = [f"{scores[key]:.4f}" for key in ("precision", "recall", "f1")]
+        table.add_row(shortened(name), f"{scores['support']:,}", *values, told)
     return table
 
 

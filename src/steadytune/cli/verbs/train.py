@@ -77,7 +77,7 @@ def _show_classes(console: Screen, by_class: Mapping[str, ByClass]) -> None:
     """Show the classes of the test rows, else of the validation rows, if they are few."""
     from steadytune.cli.views.console import MOST_CLASSES, class_table
 
-    split = "test" if "test" in by_class else next(reversed(by_class))
+    split = "test" if "test" in by_class else list(by_class)[-1]
     if len(by_class[split]["classes"]) <= MOST_CLASSES:
         console.print(f"{split}, by class:", markup=False, highlight=False)
         console.print(class_table(by_class[split]))

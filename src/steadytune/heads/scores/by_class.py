@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -42,18 +42,18 @@ def scores_by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
     >>> found["confusion"], found["classes"]["yes"]["precision"]
     ([[1, 1], [0, 1]], 0.5)
     """
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn import metrics
 
     outputs = np.asarray(logits)
     finite = np.isfinite(outputs).all(axis=1)  # the others predict nothing
     predicted, labels, indices = outputs[finite].argmax(axis=1), labels[finite], np.arange(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(
+    library: Any = metrics  # scikit-learn has no types
+    precision, recall, f1, support = library.precision_recall_fscore_support(
         labels, predicted, labels=indices, zero_division=0.0
     )
-    counted = np.asarray(support).astype(int)
     classes: dict[str, OfClass] = {
         name: {
-            "support": int(counted[i]),
+            "support": int(support[i]),
             "precision": float(precision[i]),
             "recall": float(recall[i]),
             "f1": float(f1[i]),
@@ -63,5 +63,5 @@ def scores_by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]
     small = len(names) <= LARGEST_MATRIX
     return {
         "classes": classes,
-        "confusion": confusion_matrix(labels, predicted, labels=indices).tolist() if small else [],
+        "confusion": library.confusion_matrix(labels, predicted, labels=indices).tolist() if small else [],
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import queue
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,19 +172,9 @@ def load_model(
     }
     from steadytune.models.tokenizer import fit_tokens, give_padding, load_tokenizer
 
-    loading: dict[str, Any]
-    try:
+    with _one_line(name, task):
         config, model, loading = _load_weights(source, task, options, pooling, dtype, new_head=new_head)
         tokenizer = load_tokenizer(source.location, head, options)
-    except SteadytuneError:
-        raise
-    except Exception as error:  # Transformers raises many types here; each becomes one line
-        reason = brief(error, 10_000)
-        if "ignore_mismatched_sizes" in reason:
-            reason = f"its head has not {task.number_of_outputs} outputs, or config.json is not that of its weights"
-        raise ModelNotFoundError(
-            f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
-        ) from error
     mismatched = [key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]]
     _require_finite(model, name)
     _require_body(model, loading["missing_keys"], name, alone=not head.has_outputs)
@@ -203,6 +194,22 @@ def load_model(
     notes.append(give_padding(model, tokenizer, head))
     _require_whole_characters(tokenizer, name)
     return model, tokenizer, replace(source, note=" ".join(note for note in notes if note) or None)
+
+
+@contextmanager
+def _one_line(name: str, task: Task) -> Iterator[None]:
+    """Turn what Transformers raises in the block, which has many types, into one line."""
+    try:
+        yield
+    except SteadytuneError:
+        raise
+    except Exception as error:
+        reason = brief(error, 10_000)
+        if "ignore_mismatched_sizes" in reason:
+            reason = f"its head has not {task.number_of_outputs} outputs, or config.json is not that of its weights"
+        raise ModelNotFoundError(
+            f"--model {name}: cannot be loaded for {task.head} ({type(error).__name__}: {reason[:300]})."
+        ) from error
 
 
 def _load_weights(

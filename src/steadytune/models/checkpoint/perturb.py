@@ -119,30 +119,26 @@ def perturb_checkpoint(
     folder = _local_folder(str(source))
     _clear_up(place)
     _refuse_destination(place, folder, overwrite=overwrite)
-    tensors = {file: stored_tensors(file) for file in weight_files(folder)}
-    found = named(empty_model(folder, head), (t for held in tensors.values() for t in held), folder)
-    _separate(found)
+    tensors, found = _look(folder, head)
     movements = _plan(found, method)
     others, left_out = _other_files(folder, set(tensors))
     _refuse_full_disk(place, [*tensors, *others])
     with _folder_when_whole(place) as unfinished:
-        for path in others:
-            copy = unfinished / path.relative_to(folder)
-            make_folder(copy.parent)
-            with open_regular(path) as original, open_file(copy, "xb") as target:
-                shutil.copyfileobj(original, target, 1 << 20)
+        _copy_files(others, folder, unfinished)
         moves = _write(tensors, unfinished, movements, _Noise(found.model, method, seed, movements), tell)
-        record = {
-            "noisytune": method.settings() | {"seed": seed if method.seed is None else method.seed},
-            "head": head,
-            "source": str(source),
-            "steadytune": __version__,
-        }
-        write_text(unfinished / RECORD, json.dumps(record, indent=2) + "\n")
+        _write_record(unfinished, method, seed, head, source)
     return PerturbedCheckpoint(place, WeightNoiseReport(moves), left_out)
 
 
 # --- what moves --------------------------------------------------------------------------------------
+
+
+def _look(folder: Path, head: str | None) -> tuple[dict[Path, list[StoredTensor]], Named]:
+    """Return the tensors of each file, and the model whose parameters they store."""
+    tensors = {file: stored_tensors(file) for file in weight_files(folder)}
+    found = named(empty_model(folder, head), (t for held in tensors.values() for t in held), folder)
+    _separate(found)
+    return tensors, found
 
 
 def _separate(found: Named) -> None:
@@ -224,6 +220,14 @@ class _Noise:
 # --- files -------------------------------------------------------------------------------------------
 
 
+def _copy_files(files: Sequence[Path], folder: Path, unfinished: Path) -> None:
+    for path in files:
+        copy = unfinished / path.relative_to(folder)
+        make_folder(copy.parent)
+        with open_regular(path) as original, open_file(copy, "xb") as target:
+            shutil.copyfileobj(original, target, 1 << 20)
+
+
 def _write(
     tensors: dict[Path, list[StoredTensor]],
     folder: Path,
@@ -263,6 +267,16 @@ def _write(
         )
         for m in movements
     )
+
+
+def _write_record(folder: Path, method: NoisyTune, seed: int, head: str | None, source: str | Path) -> None:
+    record = {
+        "noisytune": method.settings() | {"seed": seed if method.seed is None else method.seed},
+        "head": head,
+        "source": str(source),
+        "steadytune": __version__,
+    }
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 @contextmanager

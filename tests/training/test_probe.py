@@ -102,6 +102,8 @@ def test_a_probe_is_an_ordinary_run_and_the_same_each_time(tiny_folder: Path, da
     ("settings", "said"),
     [
         ({"methods": "smart"}, "--probe trains no weights, so methods do nothing: leave out smart"),
+        ({"learning_rate": 1e-3}, "--learning-rate does nothing with --probe"),
+        ({"max_steps": 7}, "--max-steps does nothing with --probe"),
         ({"pooling": "cls"}, "--pooling cls does not go with --probe"),
     ],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from steadytune.errors import SettingsError
 from steadytune.heads.registry import head_of
 from steadytune.models.load import find_model
-from steadytune.models.pooled.choice import POOLED, SEQUENCE, Pooling
+from steadytune.models.pooled.choice import POOLED, SEQUENCE, Pooling, declaring_folder
 from steadytune.models.pooled.declared import declared_pooling
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import write_json
@@ -27,6 +26,9 @@ from steadytune.training.linear import Linear, fit_classes, fit_labels, fit_numb
 
 #: Settings that a probe does not have, so that the recipe need not choose them.
 OF_TRAINING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
+
+#: Settings that would do nothing.
+IDLE = ("learning_rate", "num_train_epochs", "max_steps", "weight_decay", "gradient_accumulation_steps")
 
 
 def refuse_what_a_probe_ignores(settings: TrainSettings, head: str) -> None:
@@ -37,6 +39,9 @@ def refuse_what_a_probe_ignores(settings: TrainSettings, head: str) -> None:
     """
     if settings.methods not in ([], ["none"]):
         raise SettingsError(f"--probe trains no weights, so methods do nothing: leave out {settings.methods[0]}.")
+    for name in IDLE:
+        if name in settings.model_fields_set and getattr(settings, name) != type(settings).model_fields[name].default:
+            raise SettingsError(f"--{name.replace('_', '-')} does nothing with --probe, which fits a linear model.")
     if settings.pooling == "cls":
         raise SettingsError("--pooling cls does not go with --probe, which needs one vector for each text: use mean.")
     if head_of(head).auto_class(is_encoder_decoder=False) != SEQUENCE:
@@ -52,10 +57,8 @@ def pooling_of_a_probe(settings: TrainSettings) -> Pooling:
     if settings.pooling != "auto":
         return settings.pooling
     source = find_model(settings.model)
-    folder = Path(source.location)
-    if source.found_in == "hub":
-        return "mean"
-    if read_json(folder / "config.json").get("model_type") == POOLED:
+    folder = declaring_folder(source.location, from_hub=source.found_in == "hub")
+    if source.found_in != "hub" and read_json(folder / "config.json").get("model_type") == POOLED:
         return "auto"
     declared = declared_pooling(folder)
     return declared.pooling if declared is not None else "mean"

@@ -261,6 +261,8 @@ class _Run(Run):
             counts = Counter(rows["label"])
             largest = max(counts.values()) / max(1, len(rows))
         said = collapse(before.get("validation", {}), after["validation"], task.metric, largest)
+        if said and self.settings.probe:  # which has neither epochs nor a rate
+            said = f"{said.partition(' Try ')[0]} Train on more rows, or fine-tune without --probe."
         return {"collapse": said} if said else {}
 
     def _scorer(self, name: str) -> Scorer:

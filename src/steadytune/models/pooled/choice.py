@@ -51,7 +51,7 @@ def choose_pooling(
     if pooling == "auto":
         trained_head = any("ForSequenceClassification" in name for name in config.architectures or ())
         fits = poolable and not encoder_decoder and not trained_head
-        return declared_pooling(_folder(location, from_hub=from_hub)) if fits else None
+        return declared_pooling(declaring_folder(location, from_hub=from_hub)) if fits else None
     if not poolable:
         raise SettingsError(
             f"--pooling {pooling}: only classes, several labels and numbers are pooled, not {head.name}."
@@ -60,11 +60,11 @@ def choose_pooling(
         raise SettingsError(
             f"--pooling {pooling}: {config.model_type} is an encoder-decoder; only encoders are pooled."
         )
-    declared = declared_pooling(_folder(location, from_hub=from_hub))
+    declared = declared_pooling(declaring_folder(location, from_hub=from_hub))
     return Declared(pooling, declared is not None and declared.normalize)
 
 
-def _folder(location: str, *, from_hub: bool) -> Path:
+def declaring_folder(location: str, *, from_hub: bool) -> Path:
     """The folder that may hold the files of sentence-transformers; those of a Hub model are fetched first."""
     if not from_hub:
         return Path(location)

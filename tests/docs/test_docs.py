@@ -83,7 +83,8 @@ def on_fewer_rows(arguments: list[str]) -> list[str]:
     if verb in ("multitask", "hybrid"):
         arguments = [*arguments, "--max-steps", "1"]
     if verb in ("train", "compare"):
-        arguments = [*arguments, "--max-steps", "1", "--max-eval-samples", "4", "--max-length", "16"]
+        steps = [] if "--probe" in arguments else ["--max-steps", "1"]  # a probe has none
+        arguments = [*arguments, *steps, "--max-eval-samples", "4", "--max-length", "16"]
     if verb == "compare":
         arguments = [*arguments, "--seeds", "1", "--learning-rates", "1e-4", "--methods", "none,noisytune"]
     if verb == "evaluate":

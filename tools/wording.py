@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BANNED: dict[str, str] = {
-    r"so many(?! )|so many (?!that)": "the number, or N",
+    r"so many(?! that)": "the number, or N",
     r"\b(is|are|was|were) told\b(?! apart)": "reported, raised, said",
     r"\b(goes|go|went) on\b": "continue, resume",
     r"\banew\b": "again, re-",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from sentence_transformers import SentenceTransformer  # comes with the embedded model
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -88,12 +89,11 @@ def test_a_vector_is_that_of_the_real_tokens(pooling: str, left: bool) -> None:
 
 
 def test_vectors_are_those_of_sentence_transformers() -> None:
-    library = pytest.importorskip("sentence_transformers")
     model, tokenizer, _ = load_model("minilm", task_record("sst2"), new_head=True)
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         vectors = model.eval().features(**inputs) / model.config.hidden_size**0.5
-    theirs = library.SentenceTransformer(str(minilm_folder()), device="cpu").encode(TEXTS)
+    theirs = SentenceTransformer(str(minilm_folder()), device="cpu").encode(TEXTS)
     torch.testing.assert_close(vectors, torch.from_numpy(theirs), rtol=0, atol=1e-6)
 
 

@@ -18,7 +18,7 @@ from steadytune.errors import SettingsError
 from steadytune.models.load import load_model
 from steadytune.settings.train import TrainSettings
 from steadytune.tasks.named.registry import task_record
-from steadytune.training.linear import INVERSE_STRENGTHS, NEVER, fit_classes, fit_labels, fit_numbers
+from steadytune.training.probe.linear import INVERSE_STRENGTHS, NEVER, fit_classes, fit_labels, fit_numbers
 from steadytune.training.run import train
 
 pytest_plugins = ["helpers.tiny_model"]

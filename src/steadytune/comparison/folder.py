@@ -8,6 +8,7 @@ from pathlib import Path
 from steadytune.comparison.records import FILE_NAME
 from steadytune.errors import SettingsError
 from steadytune.settings.compare import CompareSettings
+from steadytune.settings.groups import as_written
 from steadytune.support.atomic_files import remove_abandoned, write_atomically
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.support.reading import SETTINGS, read_text
@@ -44,11 +45,7 @@ def as_begun(settings: CompareSettings) -> CompareSettings:
     if not file.is_file():
         return settings
     held = read_yaml(read_text(file, SETTINGS), str(file))
-    if not isinstance(held, dict):
-        return settings
-    before = {"recipe": "transformers", "pooling": "cls"}
-    begun = {name: held.get(name, old) for name, old in before.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update=begun)
+    return as_written(settings, held) if isinstance(held, dict) else settings
 
 
 def claim(settings: CompareSettings) -> None:

@@ -22,7 +22,7 @@ from steadytune.evaluation.work import Measurement
 from steadytune.heads.head import TaskHead
 from steadytune.heads.scores.metrics import compute_metrics
 from steadytune.models.load import load_model
-from steadytune.models.pooled.choice import POOLED
+from steadytune.models.pooled.choice import pooling_of
 from steadytune.settings.train import TrainSettings
 
 if TYPE_CHECKING:
@@ -193,13 +193,12 @@ def moved(evaluation: Evaluation) -> Measurement | str:
     run, model = evaluation.run, evaluation.model
     set_seed(run.seed)  # what the checkpoint lacks is drawn as it was before training
     try:
-        pooled = model.model.config.model_type == POOLED  # runs of older versions were not
         pretrained, _, _ = load_model(
             run.model,
             model.task,
             trust_remote_code=run.trust_remote_code,
             new_head=True,
-            pooling=run.pooling if pooled else "cls",
+            pooling=pooling_of(model.model.config),
         )
     except ModelNotFoundError as error:
         return f"the pretrained model is not there any more ({error})"

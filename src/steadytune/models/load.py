@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import queue
 import re
@@ -236,7 +237,8 @@ def _load_weights(
     from steadytune.models.pooled.configuration import PooledConfig
     from steadytune.models.pooled.modeling import PooledForSequenceClassification
 
-    named = transformers.AutoConfig.from_pretrained(source.location, **head.configuration(task.label_names), **options)
+    named = copy.deepcopy(config)
+    named.update(head.configuration(task.label_names))
     own = PooledConfig.over(named, chosen.pooling, normalize=chosen.normalize)
     loaded: Any = PooledForSequenceClassification.from_pretrained(source.location, config=own, **how)
     return config, *loaded  # two of them, as `output_loading_info` asks

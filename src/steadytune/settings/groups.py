@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
@@ -318,6 +318,33 @@ class RecipeSettings(Settings):
         "model, 'transformers' takes its defaults.",
         TRAINING,
     )
+
+
+#: What a configuration means that was written before there was such a setting.
+_BEFORE = {"recipe": "transformers", "pooling": "cls"}
+Given = TypeVar("Given", bound=Settings)
+
+
+def written_before(kind: type[Settings]) -> dict[str, Any]:
+    """What the oldest configurations mean by the settings that they lack."""
+    return {name: value for name, value in _BEFORE.items() if name in kind.model_fields}
+
+
+def as_written(settings: Given, held: Mapping[str, Any], leave: Collection[str] = ()) -> Given:
+    """Return the settings with recipe and pooling of a kept configuration, where none are given.
+
+    Args:
+        settings: as they are asked for.
+        held: the kept configuration.
+        leave: settings that stay as they are.
+
+    >>> from steadytune.settings.train import TrainSettings
+    >>> as_written(TrainSettings(), {}).pooling, as_written(TrainSettings(pooling="mean"), {}).pooling
+    ('cls', 'mean')
+    """
+    given = {*settings.model_fields_set, *leave}
+    begun = {name: held.get(name, old) for name, old in written_before(type(settings)).items() if name not in given}
+    return settings.model_copy(update=begun)
 
 
 def left_to_the_recipe(settings: Settings) -> frozenset[str]:

@@ -16,7 +16,7 @@ from filelock import Timeout
 
 from steadytune.errors import DamagedCheckpointError, SettingsError
 from steadytune.settings.fields import determining
-from steadytune.settings.groups import RunSettings, left_to_the_recipe
+from steadytune.settings.groups import RunSettings, as_written, left_to_the_recipe, written_before
 from steadytune.support.atomic_files import sync_all, write_atomically, write_json
 from steadytune.support.plain_yaml import read_yaml, write_yaml
 from steadytune.support.reading import RESULTS, SETTINGS, read_json, read_text
@@ -81,7 +81,7 @@ class RunFolder:
             ignored = still_open or {"recipe"}  # nor does it matter who has chosen what is the same
             wanted, held = (
                 {k: v for k, v in determining(type(settings), values).items() if k not in ignored}
-                for values in (settings.model_dump(), _written_before(settings) | _read_yaml(self.config))
+                for values in (settings.model_dump(), written_before(type(settings)) | _read_yaml(self.config))
             )
             different = sorted((k for k in wanted.keys() | held.keys() if wanted.get(k) != held.get(k)), key=str)
             if different:
@@ -104,12 +104,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             return settings
-        held, begun = _read_yaml(self.config), {}
-        if left_to_the_recipe(settings) and "recipe" not in settings.model_fields_set:
-            begun["recipe"] = held.get("recipe", "transformers")
-        if "pooling" in type(settings).model_fields and "pooling" not in settings.model_fields_set:
-            begun["pooling"] = held.get("pooling", "cls")
-        return settings.model_copy(update=begun) if begun else settings
+        return as_written(settings, _read_yaml(self.config), () if left_to_the_recipe(settings) else ("recipe",))
 
     def _is_own_beginning(self, entry: Path) -> bool:
         """Whether a run that was ended before it was claimed may have left this."""
@@ -338,12 +333,6 @@ def _readable_alike(folder: Path) -> None:
 
 def _with_step_first(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": entry["step"], **entry}
-
-
-def _written_before(settings: RunSettings) -> dict[str, Any]:
-    """What the configuration of a run does not say that was written before there were recipes and poolings."""
-    before = {"recipe": "transformers", "pooling": "cls"}
-    return {name: value for name, value in before.items() if name in type(settings).model_fields}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

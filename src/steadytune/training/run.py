@@ -16,7 +16,7 @@ from steadytune.heads.encoded import Encoded
 from steadytune.heads.features import encode
 from steadytune.heads.head import Scorer
 from steadytune.heads.registry import head_of
-from steadytune.heads.scores.by_class import ByClass, scores_by_class
+from steadytune.heads.scores.by_class import scores_by_class
 from steadytune.methods.registry import build_methods
 from steadytune.models.inputs import ModelInputs
 from steadytune.models.load import load_model, longest_input
@@ -31,7 +31,7 @@ from steadytune.training.chosen import follow_recipe
 from steadytune.training.collapse import collapse
 from steadytune.training.folder import RunFolder
 from steadytune.training.predictions import FOLDER, keeping
-from steadytune.training.probe import OF_TRAINING, finish_probe, pooling_of_a_probe, refuse_what_a_probe_ignores
+from steadytune.training.probe.run import OF_TRAINING, finish_probe, refuse_what_a_probe_ignores
 from steadytune.training.reporter import Reporter, Silent
 from steadytune.training.rows import fewer_rows, load_data
 from steadytune.training.skeleton import Making, Run, RunResult
@@ -150,8 +150,8 @@ class _Run(Run):
 
     def __init__(self, making: Making, settings: TrainSettings, data: TaskData, extent: Extent, model: str) -> None:
         self.settings, self.data, self.extent, self.source = settings, data, extent, model
-        #: Scores by class of each split's latest evaluation.
-        self.by_class: dict[str, ByClass] = {}
+        #: Outputs and labels of each split's latest evaluation, where its rows have one class each.
+        self.scored: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         super().__init__(making)
 
     def load(self) -> None:
@@ -174,7 +174,7 @@ class _Run(Run):
     def _pooling(self) -> Pooling:
         if self.source == str(self.folder.model):  # which has its own
             return "auto"
-        return pooling_of_a_probe(self.settings) if self.settings.probe else self.settings.pooling
+        return "pooled" if self.settings.probe and self.settings.pooling == "auto" else self.settings.pooling
 
     def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """See `Run`; a probe fits a linear model in place of the training."""
@@ -213,7 +213,7 @@ class _Run(Run):
         found = self._evaluate(self._looked_at())
         if when != "after":
             return {**metrics, when: found}
-        return {**metrics, **self._results(found), **self._collapse(metrics.get("before", {}), found)}
+        return {**metrics, **self._results(metrics, found), **self._collapse(metrics.get("before", {}), found)}
 
     def skipped(self) -> list[str]:
         """The test splits, where only the validation split is looked at."""
@@ -240,16 +240,16 @@ class _Run(Run):
     def evaluate_skipped(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Measure the saved model on what was left out."""
         found = metrics["after"] | self._evaluate(metrics["skipped"])
-        self.by_class = {**metrics.get("by_class", {}), **self.by_class}
-        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | self._results(found)
+        metrics = {k: v for k, v in metrics.items() if k != "skipped"} | self._results(metrics, found)
         write_json(self.folder.metrics, metrics)
         return metrics
 
-    def _results(self, after: dict[str, Any]) -> dict[str, Any]:
+    def _results(self, metrics: Mapping[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         found = transfer(self.data.task, after)
         names = self.data.task.label_names or ()
         of = {"f1_of": names[1]} if head_of(self.data.task.head).one_class_per_row and len(names) == 2 else {}
-        by_class = {"by_class": self.by_class} if self.by_class else {}
+        scored = {name: scores_by_class(*arrays, names) for name, arrays in self.scored.items()}
+        by_class = {"by_class": {**metrics.get("by_class", {}), **scored}} if scored else {}
         transferred = {"transfer": found} if found else {}
         return {"after": after, "metric": self.data.task.metric, **of, **by_class, **transferred}
 
@@ -267,18 +267,18 @@ class _Run(Run):
 
     def _scorer(self, name: str) -> Scorer:
         split, task = self.splits[name], self.data.task
-        scorer = self._by_class_too(head_of(task.head).scorer(task, split, name), name)
+        scorer = self._remembering(head_of(task.head).scorer(task, split, name), name)
         file = self.folder.path / FOLDER / f"{name}.npz"
         return keeping(scorer, task.head, split, file) if self.extent.keep_predictions else scorer
 
-    def _by_class_too(self, scorer: Scorer, name: str) -> Scorer:
-        names = self.data.task.label_names
-        if not head_of(self.data.task.head).one_class_per_row or names is None:
+    def _remembering(self, scorer: Scorer, name: str) -> Scorer:
+        """Return the scorer that also leaves outputs and labels for the scores by class."""
+        if not head_of(self.data.task.head).one_class_per_row or self.data.task.label_names is None:
             return scorer
 
         def score(found: EvalPrediction) -> dict[str, float]:
             scores = scorer(found)  # which refuses what is not scored
-            self.by_class[name] = scores_by_class(np.asarray(found.predictions), np.asarray(found.label_ids), names)
+            self.scored[name] = np.asarray(found.predictions), np.asarray(found.label_ids)
             return scores
 
         return score

@@ -13,6 +13,7 @@ from torch import nn
 from steadytune.errors import CheckpointError, SettingsError, did_you_mean
 from steadytune.heads.registry import FILE_HEADS, head_of
 from steadytune.models.checkpoint.files import StoredTensor
+from steadytune.models.pooled.choice import POOLED
 from steadytune.support.text import brief
 
 
@@ -65,10 +66,9 @@ def empty_model(folder: Path, head: str | None) -> nn.Module:
 def _saved_class(config: Any) -> Any:
     import transformers
 
-    from steadytune.models.pooled.configuration import PooledConfig
     from steadytune.models.pooled.modeling import PooledForSequenceClassification
 
-    if config.model_type == PooledConfig.model_type:
+    if config.model_type == POOLED:
         return PooledForSequenceClassification
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)

@@ -50,7 +50,7 @@ class _Finder(MetaPathFinder):
         self,
         fullname: str,
         path: Sequence[str] | None,  # noqa: ARG002 - the signature is Python's
-        target: ModuleType | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002 - the same
     ) -> ModuleSpec | None:
         if fullname != self._module:
             return None

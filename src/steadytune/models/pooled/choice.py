@@ -12,8 +12,9 @@ from steadytune.models.pooled.declared import Declared, declared_pooling
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-#: ``auto``: as the checkpoint declares; ``cls``: the architecture's own head; the others pool the last layer.
-Pooling = Literal["auto", "cls", "mean", "max", "first", "last"]
+#: ``auto``: as the checkpoint declares; ``cls``: the architecture's own head; ``pooled``: as declared, else the mean;
+#: the others pool the last layer.
+Pooling = Literal["auto", "cls", "pooled", "mean", "max", "first", "last"]
 #: The type in the configuration of a pooled classifier.
 POOLED = "steadytune_pooled"
 #: The class of the heads that can be pooled.
@@ -37,22 +38,24 @@ def choose_pooling(
         SettingsError: the head or the model cannot be pooled.
         ModelNotFoundError: the model was trained with another pooling.
     """
-    trained = getattr(config, "pooling", None) if config.model_type == POOLED else None
-    if trained is not None:
-        if pooling not in ("auto", trained):
+    trained = pooling_of(config)
+    if trained != "cls":
+        if pooling not in ("auto", "pooled", trained):
             raise ModelNotFoundError(
                 f"--pooling {pooling}: this model was trained with --pooling {trained}; leave --pooling out."
             )
         return None
     if pooling == "cls":
         return None
-    poolable = head.auto_class(is_encoder_decoder=False) == SEQUENCE
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     if pooling == "auto":
         trained_head = any("ForSequenceClassification" in name for name in config.architectures or ())
-        fits = poolable and not encoder_decoder and not trained_head
-        return declared_pooling(declaring_folder(location, from_hub=from_hub)) if fits else None
-    if not poolable:
+        fits = is_poolable(head) and not encoder_decoder and not trained_head
+        return _declared(location, from_hub=from_hub) if fits else None
+    declared = _declared(location, from_hub=from_hub)
+    if pooling == "pooled":
+        pooling = "mean" if declared is None else declared.pooling
+    if not is_poolable(head):
         raise SettingsError(
             f"--pooling {pooling}: only classes, several labels and numbers are pooled, not {head.name}."
         )
@@ -60,15 +63,24 @@ def choose_pooling(
         raise SettingsError(
             f"--pooling {pooling}: {config.model_type} is an encoder-decoder; only encoders are pooled."
         )
-    declared = declared_pooling(declaring_folder(location, from_hub=from_hub))
     return Declared(pooling, declared is not None and declared.normalize)
 
 
-def declaring_folder(location: str, *, from_hub: bool) -> Path:
-    """The folder that may hold the files of sentence-transformers; those of a Hub model are fetched first."""
+def pooling_of(config: PreTrainedConfig) -> Pooling:
+    """Return the pooling that a model has."""
+    return getattr(config, "pooling", "mean") if config.model_type == POOLED else "cls"
+
+
+def is_poolable(head: TaskHead) -> bool:
+    """Whether a head reads one vector for each row."""
+    return head.auto_class(is_encoder_decoder=False) == SEQUENCE
+
+
+def _declared(location: str, *, from_hub: bool) -> Declared | None:
+    """Read what the files of sentence-transformers declare; those of a Hub model are fetched first."""
     if not from_hub:
-        return Path(location)
+        return declared_pooling(Path(location))
     from transformers.utils.hub import cached_file
 
     places = [cached_file(location, name, _raise_exceptions_for_missing_entries=False) for name in _FILES]
-    return Path(places[0]).parent if places[0] else Path(location)
+    return declared_pooling(Path(places[0]).parent) if places[0] else None

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from steadytune.models.pooled.choice import POOLED
+
 #: Ours alone; the encoder's configuration does not have them.
 _OWN = ("encoder_type", "pooling", "normalize")
 #: What configurations of other architectures call otherwise, and methods look for.
@@ -21,7 +23,7 @@ class PooledConfig(PreTrainedConfig):
         normalize: scale each vector to the length sqrt(hidden_size).
     """
 
-    model_type = "steadytune_pooled"
+    model_type = POOLED
     encoder_type: str = "bert"
     pooling: str = "mean"
     normalize: bool = False

@@ -16,13 +16,10 @@ from torch import Tensor
 
 from steadytune.errors import SettingsError
 from steadytune.heads.registry import head_of
-from steadytune.models.load import find_model
-from steadytune.models.pooled.choice import POOLED, SEQUENCE, Pooling, declaring_folder
-from steadytune.models.pooled.declared import declared_pooling
+from steadytune.models.pooled.choice import is_poolable
 from steadytune.settings.train import TrainSettings
 from steadytune.support.atomic_files import write_json
-from steadytune.support.reading import read_json
-from steadytune.training.linear import Linear, fit_classes, fit_labels, fit_numbers
+from steadytune.training.probe.linear import Linear, fit_classes, fit_labels, fit_numbers
 
 #: Settings that a probe does not have, so that the recipe need not choose them.
 OF_TRAINING = ("learning_rate", "num_train_epochs", "per_device_train_batch_size")
@@ -44,24 +41,8 @@ def refuse_what_a_probe_ignores(settings: TrainSettings, head: str) -> None:
             raise SettingsError(f"--{name.replace('_', '-')} does nothing with --probe, which fits a linear model.")
     if settings.pooling == "cls":
         raise SettingsError("--pooling cls does not go with --probe, which needs one vector for each text: use mean.")
-    if head_of(head).auto_class(is_encoder_decoder=False) != SEQUENCE:
+    if not is_poolable(head_of(head)):
         raise SettingsError(f"--probe is for classes, several labels and numbers, not for {head}.")
-
-
-def pooling_of_a_probe(settings: TrainSettings) -> Pooling:
-    """Return the pooling of a probe: as asked for, as the checkpoint declares, else the mean over the tokens.
-
-    Raises:
-        ModelNotFoundError: the model is nowhere.
-    """
-    if settings.pooling != "auto":
-        return settings.pooling
-    source = find_model(settings.model)
-    folder = declaring_folder(source.location, from_hub=source.found_in == "hub")
-    if source.found_in != "hub" and read_json(folder / "config.json").get("model_type") == POOLED:
-        return "auto"
-    declared = declared_pooling(folder)
-    return declared.pooling if declared is not None else "mean"
 
 
 @torch.no_grad()
